@@ -1,0 +1,45 @@
+"""What every engine is: text in, text out, one request at a time, many at once."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pydantic
+
+from alignray.config import Config
+from alignray.schema import ChatRequest, Completion
+
+
+class Sampling(Config):
+    """How a role samples; a request may override each part."""
+
+    temperature: float = pydantic.Field(default=0.7, ge=0)
+    """0 is greedy. Thesis 4.3.1: 0.7 for GPT-4o-mini, 0.6 for Llama-3."""
+    top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """Nucleus mass."""
+    max_new_tokens: int = pydantic.Field(default=1024, ge=1)
+    """Cap on generated tokens per call; the budget reserves this many."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer."""
+
+
+class Engine(Protocol):
+    """One model behind one door. Requests come with every sampling field filled in."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """Most requests worth having open at once; the chain runner opens no more."""
+
+    async def start(self) -> None:
+        """Load or connect. Raises EngineDown, with the command that mends it, when that cannot work."""
+
+    async def generate(self, request: ChatRequest) -> Completion:
+        """Answer one request.
+
+        Raises:
+            CallRefused: this request can never work; ``args`` are (reason, message), reason of bounded cardinality.
+            EngineDown: nothing works any more; the run should stop, resumable.
+        """
+
+    async def close(self) -> None:
+        """Let go of processes, connections and memory."""
