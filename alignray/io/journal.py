@@ -1,0 +1,173 @@
+"""The call journal: every completion is written down before it is used, so nothing paid is paid twice.
+
+One JSON line per event in ``calls/``, each process appending to a file of its own:
+
+- a completion: ``key`` (hash of everything asked), ``id`` (row), ``step``, ``role``, ``text``, counts, cost, model
+- a call that failed for good: the same with ``refused`` instead of ``text``
+- a grant (only with a budget): ``grant`` (key), ``usd``, ``tokens``, ``session``: reserved before the call was sent
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from alignray.io.storage import Appender, Storage
+from alignray.schema import ChatRequest, Completion
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "calls"
+
+
+def call_key(row_id: str, step: str, model: str, request: ChatRequest) -> str:
+    """Hash of everything that decides an answer: row, step, model, messages, sampling."""
+    parts: list[str] = [row_id, step, model]
+    for message in request.messages:
+        parts += [message.role, message.content]
+    parts.append(f"{request.max_new_tokens}|{request.temperature}|{request.top_p}|{request.stop}|{request.json_schema}")
+    return hashlib.blake2b("\x00".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A call that failed for good, as the journal keeps it."""
+
+    reason: str
+    message: str
+
+
+@dataclass
+class StepUsage:
+    """What one step has cost so far."""
+
+    role: str = ""
+    calls: int = 0
+    refused: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    latency_s: float = 0.0
+    models: set[str] = field(default_factory=set)
+
+
+@dataclass
+class JournalTotals:
+    """What a whole journal adds up to."""
+
+    steps: dict[str, StepUsage] = field(default_factory=dict)
+    usd: float = 0.0
+    tokens: int = 0
+    calls: int = 0
+    repeated: int = 0
+    """Calls whose key was in the journal already: a call asked twice. Stays 0 unless machinery fails."""
+    damaged: int = 0
+    """Complete lines that could not be read."""
+    open_grants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Budget reserved for calls that never came back, by key."""
+
+
+class Journal:
+    """One process' pen: appends completions, refusals and grants."""
+
+    def __init__(self, storage: Storage, writer: str) -> None:
+        self._file = Appender(storage, FOLDER, writer)
+
+    def completion(self, key: str, row_id: str, step: str, role: str, answer: Completion) -> bytes:
+        """The line of a completion."""
+        return orjson.dumps({
+            "key": key, "id": row_id, "step": step, "role": role, "text": answer.text, "finish": answer.finish_reason,
+            "pt": answer.prompt_tokens, "ct": answer.completion_tokens, "usd": answer.cost_usd, "model": answer.model,
+            "s": round(answer.latency_s, 4), "t": round(time.time(), 3),
+        }, option=orjson.OPT_APPEND_NEWLINE)
+
+    def refusal(self, key: str, row_id: str, step: str, role: str, reason: str, message: str) -> bytes:
+        """The line of a call that failed for good."""
+        return orjson.dumps({
+            "key": key, "id": row_id, "step": step, "role": role, "refused": reason, "message": message[:500],
+            "t": round(time.time(), 3),
+        }, option=orjson.OPT_APPEND_NEWLINE)
+
+    def grant(self, key: str, row_id: str, usd: float, tokens: int, session: str) -> bytes:
+        """The line of a reservation."""
+        return orjson.dumps({"grant": key, "id": row_id, "usd": usd, "tokens": tokens, "session": session},
+                            option=orjson.OPT_APPEND_NEWLINE)
+
+    def append(self, lines: bytes) -> None:
+        """Write lines down; they survive this process from here on."""
+        self._file.append(lines)
+
+    def close(self) -> None:
+        """Sync and close."""
+        self._file.close()
+
+
+def read_events(storage: Storage) -> Iterator[dict[str, Any] | None]:
+    """Every event of every writer; None for a complete line that cannot be read."""
+    for name in storage.list(FOLDER, ".jsonl"):
+        for line in storage.lines(f"{FOLDER}/{name}"):
+            try:
+                event = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                event = None
+            yield event if isinstance(event, dict) else None
+
+
+def answer_of(event: dict[str, Any]) -> Completion | Refusal:
+    """The outcome that an event records."""
+    if "refused" in event:
+        return Refusal(event["refused"], event.get("message", ""))
+    return Completion(
+        text=event["text"], finish_reason=event["finish"], prompt_tokens=event["pt"], completion_tokens=event["ct"],
+        model=event["model"], latency_s=event["s"], cost_usd=event["usd"],
+    )
+
+
+def answers_for(storage: Storage, row_ids: Collection[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Journaled outcomes of the given rows: {row id: {call key: event}}; the first of a key wins."""
+    wanted = set(row_ids)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for event in read_events(storage):
+        if event is not None and "key" in event and event["id"] in wanted:
+            found.setdefault(event["id"], {}).setdefault(event["key"], event)
+    return found
+
+
+def add_up(storage: Storage) -> tuple[JournalTotals, set[str]]:
+    """Totals of the journal, and the ids of all rows that appear in it."""
+    totals, rows, keys = JournalTotals(), set(), set()
+    for event in read_events(storage):
+        if event is None:
+            totals.damaged += 1
+            continue
+        rows.add(event["id"])
+        if "grant" in event:
+            totals.open_grants.setdefault(event["grant"], event)
+            continue
+        usage = totals.steps.setdefault(event["step"], StepUsage(role=event["role"]))
+        if event["key"] in keys:
+            totals.repeated += 1
+        keys.add(event["key"])
+        if "refused" in event:
+            usage.refused += 1
+            continue
+        usage.calls += 1
+        usage.prompt_tokens += event["pt"]
+        usage.completion_tokens += event["ct"]
+        usage.usd += event["usd"]
+        usage.latency_s += event["s"]
+        usage.models.add(event["model"])
+        totals.calls += 1
+        totals.usd += event["usd"]
+        totals.tokens += event["pt"] + event["ct"]
+    for key in keys & totals.open_grants.keys():
+        del totals.open_grants[key]
+    if totals.damaged:
+        logger.warning("the call journal has %d damaged line(s); those calls will be asked again", totals.damaged)
+    return totals, rows
