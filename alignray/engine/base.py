@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import pydantic
@@ -23,6 +24,10 @@ class Sampling(Config):
     """Strings that end the answer."""
 
 
+Admit = Callable[[], Awaitable[None]]
+"""Asks the budget for one more sending of the same request."""
+
+
 class Engine(Protocol):
     """One model behind one door. Requests come with every sampling field filled in."""
 
@@ -33,8 +38,11 @@ class Engine(Protocol):
     async def start(self) -> None:
         """Load or connect. Raises EngineDown, with the command that mends it, when that cannot work."""
 
-    async def generate(self, request: ChatRequest) -> Completion:
+    async def generate(self, request: ChatRequest, admit: Admit | None = None) -> Completion:
         """Answer one request.
+
+        ``admit`` is awaited before a request is sent again after an attempt that may have been billed (a timeout, a cut
+        connection, an unusable answer); it may raise, and the request is then not sent again.
 
         Raises:
             CallRefused: this request can never work; ``args`` are (reason, message), reason of bounded cardinality.

@@ -71,22 +71,25 @@ class CommitLog:
         marker = {"files": files, "bytes": sizes, "counts": dict(counts), "extra": dict(extra or {})}
         won = self.storage.write(f"commits/{stage}/{name}.json", orjson.dumps(marker), exclusive=True)
         if not won:
-            kept = set(self._marker(stage, name).files.values())
+            kept = set(self.one(stage, name).files.values())
             for path in set(files.values()) - kept:
                 self.storage.remove(path)
         return won
 
-    def _marker(self, stage: str, name: str) -> Commit:
+    def one(self, stage: str, name: str) -> Commit:
+        """One commit by name."""
         path = f"commits/{stage}/{name}.json"
         try:
             marker = orjson.loads(self.storage.read(path))
             return Commit(stage, name, marker["files"], marker["bytes"], marker["counts"], marker["extra"])
         except (orjson.JSONDecodeError, KeyError) as err:
-            raise ResumeError(f"{self.storage.path(path)}: not a commit marker ({err}); restore it or start over with --new-run") from err
+            where = self.storage.path(path)
+            raise ResumeError(f"{where}: not a commit marker ({err}); restore it or start over with --new-run") from err
 
     def read(self, stage: str) -> list[Commit]:
         """All commits of a stage, by name."""
-        return [self._marker(stage, name.removesuffix(".json")) for name in self.storage.list(f"commits/{stage}", ".json")]
+        names = self.storage.list(f"commits/{stage}", ".json")
+        return [self.one(stage, name.removesuffix(".json")) for name in names]
 
     def table(self, commit: Commit, role: str = "rows", columns: Sequence[str] | None = None) -> pa.Table | None:
         """A commit's table, page checksums verified; None when it holds no rows of that role.

@@ -4,7 +4,8 @@ One JSON line per event in ``calls/``, each process appending to a file of its o
 
 - a completion: ``key`` (hash of everything asked), ``id`` (row), ``step``, ``role``, ``text``, counts, cost, model
 - a call that failed for good: the same with ``refused`` instead of ``text``
-- a grant (only with a budget): ``grant`` (key), ``usd``, ``tokens``, ``session``: reserved before the call was sent
+- a grant (only with a budget): ``grant`` (call key # sending), ``usd``, ``tokens``, ``session``: reserved before the
+  call was sent; a completion names the grant it ``settles``, and one that nothing settles counts as spent
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class JournalTotals:
     damaged: int = 0
     """Complete lines that could not be read."""
     open_grants: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Budget reserved for calls that never came back, by key."""
+    """Budget reserved for calls that never came back, by grant."""
 
 
 class Journal:
@@ -79,24 +80,24 @@ class Journal:
     def __init__(self, storage: Storage, writer: str) -> None:
         self._file = Appender(storage, FOLDER, writer)
 
-    def completion(self, key: str, row_id: str, step: str, role: str, answer: Completion) -> bytes:
-        """The line of a completion."""
+    def completion(self, key: str, row_id: str, step: str, role: str, answer: Completion, *, grant: str = "") -> bytes:
+        """The line of a completion; ``grant`` is the reservation it settles."""
         return orjson.dumps({
             "key": key, "id": row_id, "step": step, "role": role, "text": answer.text, "finish": answer.finish_reason,
             "pt": answer.prompt_tokens, "ct": answer.completion_tokens, "usd": answer.cost_usd, "model": answer.model,
-            "s": round(answer.latency_s, 4), "t": round(time.time(), 3),
+            "s": round(answer.latency_s, 4), "t": round(time.time(), 3), "settles": grant,
         }, option=orjson.OPT_APPEND_NEWLINE)
 
-    def refusal(self, key: str, row_id: str, step: str, role: str, reason: str, message: str) -> bytes:
-        """The line of a call that failed for good."""
+    def refusal(self, key: str, row_id: str, step: str, role: str, refusal: Refusal, *, grant: str = "") -> bytes:
+        """The line of a call that failed for good; no ``grant`` where it may have been billed all the same."""
         return orjson.dumps({
-            "key": key, "id": row_id, "step": step, "role": role, "refused": reason, "message": message[:500],
-            "t": round(time.time(), 3),
+            "key": key, "id": row_id, "step": step, "role": role, "refused": refusal.reason,
+            "message": refusal.message[:500], "t": round(time.time(), 3), "settles": grant,
         }, option=orjson.OPT_APPEND_NEWLINE)
 
-    def grant(self, key: str, row_id: str, usd: float, tokens: int, session: str) -> bytes:
+    def grant(self, name: str, row_id: str, usd: float, tokens: int, session: str) -> bytes:
         """The line of a reservation."""
-        return orjson.dumps({"grant": key, "id": row_id, "usd": usd, "tokens": tokens, "session": session},
+        return orjson.dumps({"grant": name, "id": row_id, "usd": usd, "tokens": tokens, "session": session},
                             option=orjson.OPT_APPEND_NEWLINE)
 
     def append(self, lines: bytes) -> None:
@@ -141,7 +142,7 @@ def answers_for(storage: Storage, row_ids: Collection[str]) -> dict[str, dict[st
 
 def add_up(storage: Storage) -> tuple[JournalTotals, set[str]]:
     """Totals of the journal, and the ids of all rows that appear in it."""
-    totals, rows, keys = JournalTotals(), set(), set()
+    totals, rows, keys, settled = JournalTotals(), set(), set(), set()
     for event in read_events(storage):
         if event is None:
             totals.damaged += 1
@@ -154,6 +155,7 @@ def add_up(storage: Storage) -> tuple[JournalTotals, set[str]]:
         if event["key"] in keys:
             totals.repeated += 1
         keys.add(event["key"])
+        settled.add(event["settles"])
         if "refused" in event:
             usage.refused += 1
             continue
@@ -166,8 +168,8 @@ def add_up(storage: Storage) -> tuple[JournalTotals, set[str]]:
         totals.calls += 1
         totals.usd += event["usd"]
         totals.tokens += event["pt"] + event["ct"]
-    for key in keys & totals.open_grants.keys():
-        del totals.open_grants[key]
+    for grant in settled & totals.open_grants.keys():
+        del totals.open_grants[grant]
     if totals.damaged:
         logger.warning("the call journal has %d damaged line(s); those calls will be asked again", totals.damaged)
     return totals, rows

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from alignray.methods.webr.config import WebRConfig
-from alignray.seeding import unit_draw
+from alignray.seeding import draw, unit_draw
 
 
 def branch_of(row_id: str, config: WebRConfig, *, seed: int) -> str:
@@ -37,7 +37,57 @@ def branch_shares(config: WebRConfig) -> dict[str, float]:
 def largest_balanced(available: Mapping[str, int], shares: Mapping[str, float]) -> int:
     """Most rows whose split by ``shares`` is covered by ``available``; 0 when a share has nothing."""
     total = sum(shares.values())
-    rows = int(min((available.get(name, 0) * total / share for name, share in shares.items() if share > 0), default=0) + 1e-6) + len(shares)
+    bounds = [available.get(name, 0) * total / share for name, share in shares.items() if share > 0]
+    rows = int(min(bounds, default=0)) + len(shares)
     while rows > 0 and any(count > available.get(name, 0) for name, count in quotas(rows, shares).items()):
         rows -= 1
     return rows
+
+
+def fill(target: int, available: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
+    """``target`` split over sources by weight; what a source cannot give is split over the others again."""
+    taken = dict.fromkeys(weights, 0)
+    while (missing := target - sum(taken.values())) > 0:
+        open_weights = {name: weight for name, weight in weights.items() if taken[name] < available.get(name, 0)}
+        if not open_weights:
+            break
+        for name, count in quotas(missing, open_weights).items():
+            taken[name] += min(count, available[name] - taken[name])
+    return taken
+
+
+def select_pages(
+    row_ids: Sequence[str], sources: Sequence[str], weights: Mapping[str, float] | None, targets: Mapping[str, int] | None,
+    config: WebRConfig, *, seed: int,
+) -> list[int]:
+    """Positions of the pages to work on, the same whatever their order.
+
+    In each branch the pages with the least seeded draw come first, so that a larger target only adds pages.
+
+    Args:
+        weights: share of each source; None takes sources as they come.
+        targets: pages wanted by branch; None takes all that the weights allow.
+    """
+    cells: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for position, (row_id, source) in enumerate(zip(row_ids, sources, strict=True)):
+        name = source if weights is not None else ""
+        cell = cells.setdefault(branch_of(row_id, config, seed=seed), {}).setdefault(name, [])
+        cell.append((draw(seed, row_id, "webr/select"), position))
+    shares = weights or {"": 1.0}
+    chosen: list[int] = []
+    for branch, by_source in cells.items():
+        available = {name: len(pages) for name, pages in by_source.items()}
+        target = largest_balanced(available, shares) if targets is None else targets.get(branch, 0)
+        for name, count in fill(target, available, shares).items():
+            chosen += [position for _, position in sorted(by_source.get(name, []))[:count]]
+    return sorted(chosen)
+
+
+def over_quota(row_ids: Sequence[str], branches: Sequence[str], wanted: Mapping[str, int], *, seed: int) -> set[str]:
+    """Ids beyond the wanted number of each branch: those with the largest seeded draw."""
+    surplus: set[str] = set()
+    for branch in set(branches):
+        ids = [row_id for row_id, own in zip(row_ids, branches, strict=True) if own == branch]
+        ids.sort(key=lambda row_id: (draw(seed, row_id, "webr/quota"), row_id))
+        surplus.update(ids[wanted.get(branch, 0):])
+    return surplus

@@ -1,0 +1,105 @@
+"""The run folder: what the run is, what it has done, where its rows are. Readable after the cluster is gone."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from alignray.config import changed_keys
+from alignray.errors import ResumeError
+from alignray.io.storage import Appender, Storage
+
+MANIFEST, CONFIG = "manifest.json", "config.yaml"
+_SECRET = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
+_HARMLESS = re.compile(r"_env$|tokens(_key)?$|^tokens|_tokens")
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """The value with everything that may be a secret replaced; names of environment variables stay."""
+    if isinstance(value, Mapping):
+        return {name: redacted(inner, str(name)) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(inner, key) for inner in value]
+    is_secret = isinstance(value, str) and value and _SECRET.search(key) and not _HARMLESS.search(key)
+    return "(redacted)" if is_secret else value
+
+
+def now() -> str:
+    """This moment, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class RunFolder:
+    """One run's folder, on a local disk or an object store."""
+
+    def __init__(self, root: str) -> None:
+        self.storage = Storage(root)
+        self.root = self.storage.root
+        self._metrics = Appender(self.storage, ".", "metrics" if self.storage.is_local else f"metrics-{int(time.time())}")
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest, or None for a folder where no run has begun."""
+        if not self.storage.exists(MANIFEST):
+            return None
+        try:
+            return orjson.loads(self.storage.read(MANIFEST))
+        except orjson.JSONDecodeError as err:
+            raise ResumeError(f"{self.storage.path(MANIFEST)}: not JSON ({err}); restore it or start over with --new-run") from err
+
+    def begin(self, config: Mapping[str, Any], identity: Mapping[str, Any], facts: Mapping[str, Any], *, new_run: bool) -> dict[str, Any]:
+        """Start the run, or take it up again where ``identity`` is what it was.
+
+        Args:
+            config: resolved config, to be shown; secrets are redacted here.
+            identity: everything that decides the rows.
+            facts: versions and the like, for a new manifest.
+
+        Raises:
+            ResumeError: the folder holds a run of another identity; the message lists what changed.
+        """
+        known = self.manifest()
+        if known is not None and new_run:
+            self._set_aside()
+            known = None
+        if known is None:
+            known = {"started": now(), "identity": dict(identity), "sessions": 0}
+        elif known["identity"] != orjson.loads(orjson.dumps(identity)):
+            changes = changed_keys(known["identity"], orjson.loads(orjson.dumps(identity)))
+            raise ResumeError(
+                f"{self.root} holds a run of another config: {'; '.join(changes[:8])}"
+                f"{f' and {len(changes) - 8} more' if len(changes) > 8 else ''}; "
+                "take another --run folder, undo the change, or start over with --new-run"
+            )
+        known.update(facts)
+        known.update({"status": "running", "sessions": known["sessions"] + 1})
+        self.storage.write(CONFIG, yaml.safe_dump(redacted(config), sort_keys=False, allow_unicode=True).encode())
+        self.write_manifest(known)
+        return known
+
+    def _set_aside(self) -> None:
+        """Move the old run's folder out of the way; nothing that cost money is deleted."""
+        if not self.storage.is_local:
+            raise ResumeError(f"{self.root}: --new-run cannot move a folder on an object store; take another --run folder")
+        root = Path(self.root)
+        number = next(n for n in range(1, 10_000) if not root.with_name(f"{root.name}.old-{n}").exists())
+        root.rename(root.with_name(f"{root.name}.old-{number}"))
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace the manifest in one step."""
+        self.storage.write(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file in one step."""
+        self.storage.write(name, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+
+    def metric(self, values: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl (metrics-*.jsonl segments on an object store)."""
+        line = orjson.dumps({"t": round(time.time(), 3), **values}, option=orjson.OPT_APPEND_NEWLINE)
+        self._metrics.append(line)

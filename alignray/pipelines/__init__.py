@@ -1,0 +1,1 @@
+"""One story per paper, told with the rooms below."""

@@ -1,0 +1,1 @@
+"""Every ``import ray``: sessions, Ray Data stages, the chain runner."""

@@ -1,0 +1,307 @@
+"""One door to the model: a record walks all its prompt steps inside one actor, many records at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pydantic
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from alignray.config import Config
+from alignray.engine import EngineConfig, build_engine, price_of
+from alignray.engine.base import Engine, Sampling
+from alignray.engine.budget import BudgetConfig, worst_case
+from alignray.errors import CallRefused, ConfigError, EngineDown, EngineError
+from alignray.io.journal import Journal, Refusal, answer_of, call_key
+from alignray.io.storage import Storage
+from alignray.runtime.session import RuntimeConfig
+from alignray.schema import ChatRequest, Completion, Rejected, arrow_schema, from_row, to_row
+from alignray.seeding import draw
+from alignray.steps import PromptStep, run_chain_async
+
+logger = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 0.25
+UNBILLED = frozenset({"context_too_long", "bad_request", "http_4xx", "scripted"})
+"""Reasons of refused calls that no endpoint charges for."""
+
+
+class RoleConfig(Sampling):
+    """Which engine answers for a role, and how it samples."""
+
+    engine: str
+    """Name under ``engines``."""
+
+
+class AskConfig(Config):
+    """What the chain runner needs besides the steps."""
+
+    engines: dict[str, EngineConfig]
+    roles: dict[str, RoleConfig]
+    budget: BudgetConfig = BudgetConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    seed: int = 0
+    max_reject_rate: float = pydantic.Field(default=1.0, ge=0, le=1)
+
+
+def role_of(roles: Mapping[str, RoleConfig], name: str) -> RoleConfig:
+    """The role's binding, or that of "default".
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    role = roles.get(name) or roles.get("default")
+    if role is None:
+        raise ConfigError(f'roles has no "{name}" and no "default"; it has: {", ".join(sorted(roles)) or "nothing"}')
+    return role
+
+
+def check_roles(steps: Sequence[PromptStep[Any, Any]], engines: Mapping[str, Any], roles: Mapping[str, RoleConfig]) -> None:
+    """Every step's role is bound to an engine that exists, before anything starts."""
+    for step in steps:
+        role = role_of(roles, step.role)
+        if role.engine not in engines:
+            raise ConfigError(f'roles.{step.role}.engine = {role.engine!r} is not under engines; it has: {", ".join(sorted(engines))}')
+
+
+class _Parked(Exception):  # noqa: N818  a way out, not an error
+    """The run is stopping; the row stays as it is for the next time."""
+
+
+class Asker:
+    """One actor's share of the work. Its event loop runs in a thread of its own, so Ray's back-pressure never stops it."""
+
+    def __init__(
+        self, steps: Sequence[PromptStep[Any, Any]], config: AskConfig, root: str, ledger: Any,
+    ) -> None:
+        self._steps, self._config, self._ledger = list(steps), config, ledger
+        self._journal = Journal(Storage(root), f"calls-{uuid.uuid4().hex[:12]}")
+        names = {role_of(config.roles, step.role).engine for step in steps}
+        self._engines: dict[str, Engine] = {name: build_engine(config.engines[name]) for name in sorted(names)}
+        self._prices = {name: price_of(config.engines[name]) for name in names}
+        self._counts: Counter[str] = Counter()
+        self._stop_kind = ""
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="asker", daemon=True).start()
+        self._slots = asyncio.Semaphore(max((engine.max_in_flight for engine in self._engines.values()), default=1))
+        self._started: asyncio.Task[None] | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of the first step's record in; rows of ``outcome_schema`` out, parked ones left out."""
+        return asyncio.run_coroutine_threadsafe(self._ask_all(batch.to_pylist()), self._loop).result()
+
+    async def _ask_all(self, rows: list[dict[str, Any]]) -> pa.Table:
+        if self._started is None:
+            self._started = asyncio.create_task(self._start())
+        await asyncio.shield(self._started)
+        replay = await self._ledger.begin.remote([row["row_id"] for row in rows])
+        walks = [self._walk(from_row(self._steps[0].takes, row), replay.get(row["row_id"], {})) for row in rows]
+        outcomes = [outcome for outcome in await asyncio.gather(*walks) if outcome is not None]
+        await self._report()
+        return pa.Table.from_pylist(
+            [
+                {"row_id": outcome.row_id, "kept": None, "rejected": to_row(outcome)} if isinstance(outcome, Rejected)
+                else {"row_id": outcome.row_id, "kept": to_row(outcome), "rejected": None}
+                for outcome in outcomes
+            ],
+            schema=outcome_schema(self._steps[-1].takes),
+        )
+
+    async def _start(self) -> None:
+        try:
+            for engine in self._engines.values():
+                await engine.start()
+        except EngineDown as err:
+            await self._park("down", str(err))
+            return
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            with contextlib.suppress(ray.exceptions.RayError):
+                await self._report()
+
+    async def _report(self) -> None:
+        counts, self._counts = dict(self._counts), Counter()
+        self._stop_kind = await self._ledger.report.remote(counts) or self._stop_kind
+
+    async def _park(self, kind: str, message: str) -> None:
+        self._stop_kind = kind
+        await self._ledger.stop.remote(kind, message)
+
+    async def _walk(self, record: Any, replay: Mapping[str, dict[str, Any]]) -> Any | None:
+        """The last record, a Rejected, or None for a row that was parked."""
+
+        async def generate(step: PromptStep[Any, Any], before: Any, request: ChatRequest) -> Completion:
+            return await self._generate(step, before.row_id, request, replay)
+
+        async with self._slots:
+            if self._stop_kind:
+                return None
+            self._counts["in_flight"] += 1
+            try:
+                outcome = await run_chain_async(record, self._steps, generate)
+            except _Parked:
+                return None
+            except _Refused as refused:
+                outcome = refused.rejected
+            finally:
+                self._counts["in_flight"] -= 1
+        self._counts["rejected" if isinstance(outcome, Rejected) else "kept"] += 1
+        return outcome
+
+    async def _generate(
+        self, step: PromptStep[Any, Any], row_id: str, request: ChatRequest, replay: Mapping[str, dict[str, Any]],
+    ) -> Completion:
+        role = role_of(self._config.roles, step.role)
+        resolved = _resolve(request, role, seed=self._config.seed, row_id=row_id, step=step.name)
+        key = call_key(row_id, step.name, role.engine, resolved)
+        if key in replay:
+            self._counts["replayed"] += 1
+            answer = answer_of(replay[key])
+        else:
+            answer = await self._pay_and_ask(key, step, row_id, role, resolved)
+        if isinstance(answer, Refusal):
+            raise _Refused(Rejected(row_id, step.name, answer.reason, raw=answer.message))
+        return answer
+
+    async def _pay_and_ask(
+        self, key: str, step: PromptStep[Any, Any], row_id: str, role: RoleConfig, request: ChatRequest,
+    ) -> Completion | Refusal:
+        if self._stop_kind:
+            raise _Parked
+        purse = _Purse(self._ledger, key, row_id, worst_case(request, self._prices[role.engine]) if self._is_capped(role) else None)
+        if not await purse.reserve():
+            self._stop_kind = "budget"
+            raise _Parked
+        try:
+            answer: Completion | Refusal = await self._engines[role.engine].generate(request, purse.admit)
+        except CallRefused as err:
+            reason, message = (*err.args, "")[:2]
+            answer = Refusal(str(reason), str(message))
+        except EngineDown as err:
+            await self._park("down", str(err))
+            raise _Parked from err
+        except EngineError as err:
+            raise EngineDown(f"{step.name}: {err}") from err
+        if isinstance(answer, Refusal):
+            line = self._journal.refusal(key, row_id, step.name, step.role, answer, grant=purse.settles(answer))
+        else:
+            line = self._journal.completion(key, row_id, step.name, step.role, answer, grant=purse.settles(answer))
+            self._counts.update({
+                "calls": 1, "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
+                "usd": answer.cost_usd, "latency_s": answer.latency_s,  # type: ignore[dict-item]
+            })
+        self._journal.append(line)
+        await purse.settle(answer)
+        return answer
+
+    def _is_capped(self, role: RoleConfig) -> bool:
+        budget, price = self._config.budget, self._prices[role.engine]
+        return budget.tokens is not None or (budget.usd is not None and (price.prompt > 0 or price.completion > 0))
+
+
+class _Refused(Exception):  # noqa: N818
+    """A call failed for good; carries the row's reject past the step's parser."""
+
+    def __init__(self, rejected: Rejected) -> None:
+        super().__init__(rejected.reason)
+        self.rejected = rejected
+
+
+class _Purse:
+    """The money of one call: one grant per sending, so that an attempt that may have been billed is never free."""
+
+    def __init__(self, ledger: Any, key: str, row_id: str, worst: tuple[float, int] | None) -> None:
+        self._ledger, self._key, self._row_id, self._worst = ledger, key, row_id, worst
+        self._sendings = 0
+
+    def _grant(self) -> str:
+        return f"{self._key}#{self._sendings}"
+
+    def settles(self, answer: Completion | Refusal) -> str:
+        """The grant that an answer closes; a refusal that may have been billed closes none."""
+        may_be_billed = isinstance(answer, Refusal) and answer.reason not in UNBILLED
+        return "" if self._worst is None or may_be_billed else self._grant()
+
+    async def reserve(self) -> bool:
+        if self._worst is None:
+            return True
+        self._sendings += 1
+        return bool(await self._ledger.reserve.remote(self._grant(), self._row_id, *self._worst))
+
+    async def admit(self) -> None:
+        """Before a re-sending: the last one counts as spent, and there must be money for one more."""
+        if self._worst is None:
+            return
+        await self._ledger.settle.remote(self._grant(), *self._worst)
+        if not await self.reserve():
+            raise _Parked
+
+    async def settle(self, answer: Completion | Refusal) -> None:
+        if self._worst is None:
+            return
+        if isinstance(answer, Completion):
+            spent = (answer.cost_usd, answer.prompt_tokens + answer.completion_tokens)
+        else:
+            spent = (0.0, 0) if self.settles(answer) else self._worst
+        await self._ledger.settle.remote(self._grant(), *spent)
+
+
+def _resolve(request: ChatRequest, role: RoleConfig, *, seed: int, row_id: str, step: str) -> ChatRequest:
+    """The request with every sampling field filled in from the role."""
+    return dataclasses.replace(
+        request,
+        max_new_tokens=request.max_new_tokens or role.max_new_tokens,
+        temperature=role.temperature if request.temperature is None else request.temperature,
+        top_p=role.top_p if request.top_p is None else request.top_p,
+        stop=request.stop or role.stop,
+        seed=draw(seed, row_id, step) >> 33,
+    )
+
+
+def outcome_schema(record: type) -> pa.Schema:
+    """Columns of ``ask``'s output: the row's id, and either the last record or the reject."""
+    return pa.schema([
+        pa.field("row_id", pa.string()),
+        pa.field("kept", pa.struct(list(arrow_schema(record)))),
+        pa.field("rejected", pa.struct(list(arrow_schema(Rejected)))),
+    ])
+
+
+def ask(dataset: Dataset, steps: Sequence[PromptStep[Any, Any]], config: AskConfig, *, root: str, ledger: Any) -> Dataset:
+    """Every record through all steps; rows of ``outcome_schema``. Parked rows (budget, engine down) come out as nothing.
+
+    Args:
+        dataset: rows of ``steps[0].takes``.
+        root: run folder, for the journal.
+        ledger: the run's ledger actor.
+    """
+    runtime = config.runtime
+    slots = max(
+        (build_engine(config.engines[role_of(config.roles, step.role).engine]).max_in_flight for step in steps), default=1,
+    )
+    calls_per_actor = max(2, -(-2 * slots // runtime.block_rows) + 1)
+    return dataset.map_batches(
+        Asker,
+        fn_constructor_args=(list(steps), config, root, ledger),
+        batch_size=runtime.block_rows, batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=runtime.min_actors, max_size=runtime.max_actors, max_concurrent_calls_per_actor=calls_per_actor,
+            max_tasks_in_flight_per_actor=calls_per_actor + 2, enable_true_multi_threading=True,
+        ),
+        num_cpus=runtime.cpus_per_actor, num_gpus=runtime.gpus_per_actor or None,
+    )
+
+

@@ -1,0 +1,124 @@
+"""One actor per run that everybody asks: what was journaled for these rows, may this call be paid, should we stop."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from alignray.engine.budget import Budget, BudgetConfig
+from alignray.io.journal import Journal, add_up, answers_for
+from alignray.io.storage import Storage
+
+
+ENOUGH_TO_JUDGE = 200
+"""Records after which a reject rate means something."""
+
+
+class LedgerState:
+    """The ledger's state, rebuilt from the journal whenever its process starts, so that killing it loses nothing."""
+
+    def __init__(self, root: str, budget: BudgetConfig, session: str, max_reject_rate: float) -> None:
+        self._max_reject_rate = max_reject_rate
+        self._storage = Storage(root)
+        self._session = session
+        self._config = budget
+        totals, self._started = add_up(self._storage)
+        self._budget = Budget(budget, spent_usd=totals.usd, spent_tokens=totals.tokens)
+        self.lost_usd = 0.0
+        self._owners: dict[str, str] = {}
+        for key, grant in totals.open_grants.items():
+            if grant["session"] == session:  # our own earlier life: the call may still come back
+                self._budget.reserve(key, grant["usd"], grant["tokens"])
+                self._owners[key] = grant["id"]
+            else:
+                self._budget.settle(key, grant["usd"], grant["tokens"])
+                self.lost_usd += grant["usd"]
+        self._journal = Journal(self._storage, f"grants-{uuid.uuid4().hex[:12]}")
+        self._changed = asyncio.Condition()
+        self._spent: Counter[str] = Counter()
+        self._usd_before = totals.usd
+        self.stop_kind, self.stop_message = "", ""
+
+    async def begin(self, row_ids: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+        """Announce rows; returns what the journal already holds for them. Only rows started before cost a look."""
+        again = [row_id for row_id in row_ids if row_id in self._started]
+        self._started.update(row_ids)
+        if not again:
+            return {}
+        stale = set(again)
+        async with self._changed:
+            for key in [key for key, owner in self._owners.items() if owner in stale]:
+                self._budget.lose(key)
+                del self._owners[key]
+            self._changed.notify_all()
+        return await asyncio.to_thread(answers_for, self._storage, again)
+
+    async def reserve(self, key: str, row_id: str, usd: float, tokens: int) -> bool:
+        """Set money aside for a call, waiting for others to settle where that may help; False: the budget is reached."""
+        async with self._changed:
+            while not self.stop_kind:
+                verdict = self._budget.reserve(key, usd, tokens)
+                if verdict == "granted":
+                    self._owners[key] = row_id
+                    self._journal.append(self._journal.grant(key, row_id, usd, tokens, self._session))
+                    return True
+                if verdict == "refused":
+                    self.stop_kind, self.stop_message = "budget", self._describe(usd, tokens)
+                    self._changed.notify_all()
+                    break
+                await self._changed.wait()
+        return False
+
+    def _describe(self, usd: float, tokens: int) -> str:
+        budget = self._budget
+        parts = []
+        if self._config.usd is not None:
+            parts.append(f"budget.usd = {self._config.usd:g}, spent {budget.spent_usd:.6f}, the next call may cost {usd:.6f}")
+        if self._config.tokens is not None:
+            parts.append(f"budget.tokens = {self._config.tokens}, used {budget.spent_tokens}, the next call may take {tokens}")
+        return "; ".join(parts)
+
+    async def settle(self, key: str, usd: float, tokens: int) -> None:
+        """What a granted call really cost."""
+        async with self._changed:
+            self._owners.pop(key, None)
+            self._budget.settle(key, usd, tokens)
+            self._changed.notify_all()
+
+    async def stop(self, kind: str, message: str) -> None:
+        """Ask every actor to park its rows; the first reason stays."""
+        async with self._changed:
+            if not self.stop_kind:
+                self.stop_kind, self.stop_message = kind, message
+            self._changed.notify_all()
+
+    async def report(self, counts: dict[str, float]) -> str:
+        """Add progress; returns the reason to stop, or nothing."""
+        for name, value in counts.items():
+            self._spent[name] += value  # type: ignore[assignment]
+        rejected, done = self._spent["rejected"], self._spent["rejected"] + self._spent["kept"]
+        if done >= ENOUGH_TO_JUDGE and rejected > self._max_reject_rate * done:
+            await self.stop("rejects", f"max_reject_rate = {self._max_reject_rate:g} is passed: {rejected} of {done} records rejected")
+        return self.stop_kind
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Progress of this session and totals of the run."""
+        return {
+            **self._spent, "usd_total": self._usd_before + self._spent.get("usd", 0), "lost_usd": self.lost_usd,
+            "budget_usd": self._config.usd, "stop_kind": self.stop_kind, "stop_message": self.stop_message,
+        }
+
+
+Ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(LedgerState)
+
+
+def start_ledger(root: str, budget: BudgetConfig, *, max_reject_rate: float = 1.0) -> Any:
+    """The ledger of a run, on the cluster."""
+    return Ledger.options(name=f"alignray-ledger-{uuid.uuid4().hex[:8]}").remote(
+        root, budget, uuid.uuid4().hex, max_reject_rate,
+    )

@@ -1,0 +1,83 @@
+"""A Ray cluster to run on: the one named, or a local one for the length of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import pydantic
+import ray
+from ray.data import DataContext
+
+from alignray.config import Config
+from alignray.errors import ConfigError
+
+
+class RuntimeConfig(Config):
+    """Where and how wide a run works. Changing any of it never changes the rows."""
+
+    address: str | None = None
+    """Ray cluster: "auto", HOST:PORT or ray://...; None takes RAY_ADDRESS if that is set, else starts a local one."""
+    dashboard: bool = False
+    """Start the dashboard with a local cluster."""
+    num_cpus: int | None = None
+    """CPUs of a local cluster; None: all."""
+    min_actors: int = pydantic.Field(default=1, ge=1)
+    """Fewest engine actors."""
+    max_actors: int = pydantic.Field(default=1, ge=1)
+    """Most engine actors; Ray Data adds them as the queue grows."""
+    cpus_per_actor: float = pydantic.Field(default=0.5, ge=0)
+    """CPUs that Ray sets aside for an engine actor."""
+    gpus_per_actor: float = pydantic.Field(default=0.0, ge=0)
+    """GPUs that Ray sets aside for an engine actor."""
+    block_rows: int = pydantic.Field(default=128, ge=1)
+    """Records handed to an engine actor at a time."""
+    part_rows: int = pydantic.Field(default=1000, ge=1)
+    """Rows per committed part; what is in flight below that is held by the journal."""
+
+    @pydantic.model_validator(mode="after")
+    def _bounds(self) -> RuntimeConfig:
+        if self.max_actors < self.min_actors:
+            raise ValueError(f"max_actors = {self.max_actors} is below min_actors = {self.min_actors}")
+        return self
+
+
+@contextlib.contextmanager
+def ray_session(config: RuntimeConfig) -> Iterator[None]:
+    """A connected Ray; a cluster that was up before stays up after.
+
+    Raises:
+        ConfigError: the address named does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(
+                address="local", num_cpus=config.num_cpus, include_dashboard=config.dashboard,
+                logging_level=logging.ERROR, log_to_driver=False,
+            )
+    except (ConnectionError, TimeoutError, ValueError) as err:
+        raise ConfigError(f"runtime.address = {address!r}: no Ray cluster answers ({err}); start one or leave it out") from err
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_data_context() -> None:
+    """Ray Data with our progress instead of its own, and reads that follow our block counts."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.verbose_progress = False
+    for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,164 @@
+"""The stages that every method is made of, on Ray Data: read and commit, ask and commit, scan, write.
+
+Each stage is a dataset whose rows go into committed parts; what comes back to the driver is one small row per part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import Dataset
+
+from alignray.io.commits import CommitLog, name_of
+from alignray.io.storage import Storage
+from alignray.schema import Rejected, arrow_schema, table_of
+
+FLUSH_ROWS = 2000
+MAX_READ_TASKS = 1000
+
+OnPart = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class RowRef:
+    """Where committed rows stand: a part and row numbers in it."""
+
+    stage: str
+    commit: str
+    rows: tuple[int, ...]
+
+
+def read_stage(
+    splits: Sequence[Any], read: Callable[[Any, Counter[str]], Iterator[Any]], record: type, *, root: str, stage: str,
+    on_part: OnPart,
+) -> None:
+    """Read every split in a task of its own and commit its records and rejects in bounded parts.
+
+    Args:
+        splits: picklable, each with an ``id``; one whose last part is committed is skipped.
+        read: yields ``record`` or Rejected, and counts what it sees in the counter it is given.
+    """
+    done = {commit.extra["split"] for commit in CommitLog(Storage(root)).read(stage) if commit.extra["last"]}
+    pending = [split for split in splits if split.id not in done]
+    if not pending:
+        return
+
+    def ingest(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for split in batch["item"]:
+            yield from _read_split(split, read, record, CommitLog(Storage(root)), stage)
+
+    _run(ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(ingest, batch_size=1, num_cpus=1), on_part)
+
+
+def _read_split(
+    split: Any, read: Callable[[Any, Counter[str]], Iterator[Any]], record: type, log: CommitLog, stage: str,
+) -> Iterator[dict[str, Any]]:
+    seen: Counter[str] = Counter()
+    told: Counter[str] = Counter()
+    kept: list[Any] = []
+    rejected: list[Rejected] = []
+    number = 0
+
+    def commit(*, last: bool) -> dict[str, Any]:
+        nonlocal told
+        counts = Counter(seen) - told
+        told = Counter(seen)
+        counts.update({"kept": len(kept), "rejected": len(rejected)})
+        counts.update(f"rejected/{reject.step}/{reject.reason}" for reject in rejected)
+        tables = {"rows": (f"stages/{stage}", table_of(record, kept)), "rejects": ("rejects", table_of(Rejected, rejected))}
+        name = f"{split.id}-{number:05d}"
+        log.write(stage, name, tables, counts, {"split": split.id, "last": last})
+        return {"part": [name], "kept": [len(kept)], "rejected": [len(rejected)]}
+
+    for item in read(split, seen):
+        (rejected if isinstance(item, Rejected) else kept).append(item)
+        if len(kept) + len(rejected) >= FLUSH_ROWS:
+            yield commit(last=False)
+            kept, rejected, number = [], [], number + 1
+    yield commit(last=True)
+
+
+def committed_ids(root: str, stage: str) -> set[str]:
+    """Ids of all rows of a stage that need not be done again, kept and rejected."""
+    log = CommitLog(Storage(root))
+    return {
+        row_id for role in ("rows", "rejects") for _, table in log.tables(stage, role, ["row_id"])
+        for row_id in table["row_id"].to_pylist()
+    }
+
+
+def rows_at(refs: Iterable[RowRef], *, root: str, block_rows: int) -> Dataset:
+    """Dataset of the committed rows referred to, in blocks of at most ``block_rows``."""
+    items = [
+        {"stage": ref.stage, "commit": ref.commit, "rows": list(ref.rows[start : start + block_rows])}
+        for ref in refs for start in range(0, len(ref.rows), block_rows)
+    ]
+
+    def read_rows(batch: pa.Table) -> Iterator[pa.Table]:
+        log = CommitLog(Storage(root))
+        for item in batch.to_pylist():
+            table = log.table(log.one(item["stage"], item["commit"]))
+            assert table is not None, "only parts with rows are referred to"
+            yield table.take(item["rows"])
+
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
+    return dataset.map_batches(read_rows, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
+
+
+def commit_outcomes(outcomes: Dataset, record: type, *, root: str, stage: str, part_rows: int, on_part: OnPart) -> None:
+    """Write ``ask``'s outcomes into committed parts of about ``part_rows`` rows, kept and rejected in one step."""
+
+    def commit(batch: pa.Table) -> dict[str, Any]:
+        kept = _unnest(batch, "kept", arrow_schema(record))
+        rejected = _unnest(batch, "rejected", arrow_schema(Rejected))
+        counts = Counter({"kept": len(kept), "rejected": len(rejected)})
+        steps, reasons = rejected["step"].to_pylist(), rejected["reason"].to_pylist()
+        counts.update(f"rejected/{step}/{reason}" for step, reason in zip(steps, reasons, strict=True))
+        name = name_of(batch["row_id"].to_pylist())
+        CommitLog(Storage(root)).write(stage, name, {"rows": (f"stages/{stage}", kept), "rejects": ("rejects", rejected)}, counts)
+        return {"part": [name], "kept": [len(kept)], "rejected": [len(rejected)]}
+
+    _run(outcomes.map_batches(commit, batch_size=part_rows, batch_format="pyarrow", num_cpus=0.25), on_part)
+
+
+def _unnest(batch: pa.Table, column: str, schema: pa.Schema) -> pa.Table:
+    rows = batch.filter(batch[column].is_valid())[column]
+    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(chunk) for chunk in rows.chunks if len(chunk)], schema=schema)
+
+
+def scan(
+    root: str, stage: str, function: Callable[[str, pa.Table], pa.Table], *, columns: Sequence[str] | None = None,
+    rows: dict[str, list[int]] | None = None,
+) -> Iterator[pa.Table]:
+    """``function`` over every committed part of a stage, one task each; its tables as they come, in no fixed order.
+
+    Args:
+        function: takes the part's name and its table.
+        rows: only these parts, and of each only these row numbers.
+    """
+    names = [commit.name for commit in CommitLog(Storage(root)).read(stage) if "rows" in commit.files]
+    if rows is not None:
+        names = [name for name in names if rows.get(name)]
+    if not names:
+        return
+
+    def run(batch: pa.Table) -> Iterator[pa.Table]:
+        log = CommitLog(Storage(root))
+        for item in batch.to_pylist():
+            table = log.table(log.one(stage, item["commit"]), columns=columns)
+            assert table is not None, "only parts with rows are listed"
+            yield function(item["commit"], table.take(item["rows"]) if item["rows"] else table)
+
+    items = [{"commit": name, "rows": rows[name] if rows is not None else []} for name in names]
+    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
+    yield from dataset.map_batches(run, batch_size=1, batch_format="pyarrow").iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _run(dataset: Dataset, on_part: OnPart) -> None:
+    for row in dataset.iter_rows():
+        on_part(row)
