@@ -36,7 +36,7 @@ class HashEmbedder:
         vectors = np.zeros((len(texts), self._dimensions), dtype=np.float32)
         for row, text in enumerate(texts):
             for word in text.lower().split():
-                value = xxhash.xxh3_64_intdigest(word)
+                value = xxhash.xxh3_64_intdigest(word.encode())
                 vectors[row, value % self._dimensions] += 1.0 if value >> 63 else -1.0
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors / np.maximum(norms, 1e-12)

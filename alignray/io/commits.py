@@ -91,6 +91,12 @@ class CommitLog:
         names = self.storage.list(f"commits/{stage}", ".json")
         return [self.one(stage, name.removesuffix(".json")) for name in names]
 
+    def remove(self, commit: Commit) -> None:
+        """Take a commit back: its marker first, so that no reader meets a marker without files."""
+        self.storage.remove(f"commits/{commit.stage}/{commit.name}.json")
+        for path in commit.files.values():
+            self.storage.remove(path)
+
     def table(self, commit: Commit, role: str = "rows", columns: Sequence[str] | None = None) -> pa.Table | None:
         """A commit's table, page checksums verified; None when it holds no rows of that role.
 

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 METRIC_EVERY_S = 2.0
 LINE_EVERY_S = 10.0
+COUNTERS = ("kept", "rejected", "replayed", "calls", "prompt_tokens", "completion_tokens")
 
 
 def count(number: float) -> str:
@@ -41,6 +42,8 @@ class Watch:
     def stage(self, name: str, total: int | None, snapshot: Callable[[], dict[str, Any]] | None = None) -> Iterator[Callable[[int], None]]:
         """Show a stage while it works; call the yielded function with the number of records done since."""
         started, done = time.monotonic(), [0]
+        if snapshot is not None:
+            snapshot = _since(snapshot)
         finished = threading.Event()
         with contextlib.ExitStack() as stack:
             progress, task = self._bar(stack, name, total)
@@ -59,7 +62,10 @@ class Watch:
                 poller.join(timeout=10)
                 took = time.monotonic() - started
                 self.seconds[name] = self.seconds.get(name, 0.0) + took
-        self._console.print(f"  [green]✓[/] [bold]{name:<11}[/] {self._summary(done[0], snapshot)} [dim]{took:.1f} s[/]", highlight=False)
+        self._console.print(
+            f"  [green]✓[/] [bold]{name:<11}[/] {self._summary(done[0], snapshot)} [dim]{took:.1f} s[/]",
+            highlight=False, soft_wrap=True,
+        )
 
     def _bar(self, stack: contextlib.ExitStack, name: str, total: int | None) -> tuple[Progress | None, TaskID | None]:
         if not self._console.is_terminal:
@@ -109,6 +115,17 @@ class Watch:
         if not values:
             return f"{done:,}"
         return f"{int(values.get('kept', 0)):,} kept, {int(values.get('rejected', 0)):,} rejected  [dim]{_note(values)}[/]"
+
+
+def _since(snapshot: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """The snapshot with its counters counted from now on."""
+    before = snapshot()
+
+    def later() -> dict[str, Any]:
+        values = snapshot()
+        return {**values, **{name: values.get(name, 0) - before.get(name, 0) for name in COUNTERS}}
+
+    return later
 
 
 def _note(values: dict[str, Any]) -> str:

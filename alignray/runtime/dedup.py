@@ -45,7 +45,7 @@ def index_of(root: str, stage: str, columns: dict[str, Callable[[pa.Table], pa.A
         read: columns of the part that the functions need.
     """
 
-    def describe(part: str, table: pa.Table) -> pa.Table:
+    def describe(part: str, table: pa.Table, _facts: None) -> pa.Table:
         return pa.table({
             "row_id": table["row_id"], "part": pa.array([part] * len(table), pa.string()),
             "row": pa.array(range(len(table)), pa.int64()), **{name: function(table) for name, function in columns.items()},
@@ -87,7 +87,7 @@ def drop_near_duplicates(
     """
     bands, rows_per_band = config.split()
 
-    def sign(_part: str, table: pa.Table) -> pa.Table:
+    def sign(_part: str, table: pa.Table, _facts: None) -> pa.Table:
         flat, offsets = shingle_hashes(texts(table), config)
         signed = signatures(flat, offsets, config.num_perm, config.seed)
         keys = band_keys(signed, bands, rows_per_band)
@@ -122,7 +122,7 @@ def _shingles_of(
     """Shingles of the candidate rows only, laid out for all rows (the others hold none)."""
     wanted_ids = pa.array([ids[row] for row in wanted])
 
-    def shingle(_part: str, table: pa.Table) -> pa.Table:
+    def shingle(_part: str, table: pa.Table, _facts: None) -> pa.Table:
         table = table.filter(pc.is_in(table["row_id"], wanted_ids))
         flat, offsets = shingle_hashes(texts(table), config)
         return pa.table({"row_id": table["row_id"], "shingles": pa.LargeListArray.from_arrays(offsets, flat)})

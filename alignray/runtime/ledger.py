@@ -122,3 +122,9 @@ def start_ledger(root: str, budget: BudgetConfig, *, max_reject_rate: float = 1.
     return Ledger.options(name=f"alignray-ledger-{uuid.uuid4().hex[:8]}").remote(
         root, budget, uuid.uuid4().hex, max_reject_rate,
     )
+
+
+def snapshot_of(ledger: Any) -> dict[str, Any]:
+    """The ledger's progress, totals and reason to stop."""
+    snapshot: dict[str, Any] = ray.get(ledger.snapshot.remote(), timeout=30)
+    return snapshot

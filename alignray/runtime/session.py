@@ -55,6 +55,8 @@ def ray_session(config: RuntimeConfig) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
+    # Ray Data's actors always draw a line "constructor arguments in the object store" on the user's terminal
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:

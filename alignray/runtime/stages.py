@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import ray
 from ray.data import Dataset
 
 from alignray.io.commits import CommitLog, name_of
 from alignray.io.storage import Storage
-from alignray.schema import Rejected, arrow_schema, table_of
+from alignray.schema import Rejected, arrow_schema, records_of, table_of
 
 FLUSH_ROWS = 2000
 MAX_READ_TASKS = 1000
@@ -132,14 +133,15 @@ def _unnest(batch: pa.Table, column: str, schema: pa.Schema) -> pa.Table:
 
 
 def scan(
-    root: str, stage: str, function: Callable[[str, pa.Table], pa.Table], *, columns: Sequence[str] | None = None,
-    rows: dict[str, list[int]] | None = None,
+    root: str, stage: str, function: Callable[[str, pa.Table, Any], pa.Table], *, columns: Sequence[str] | None = None,
+    rows: dict[str, list[int]] | None = None, facts: dict[str, Any] | None = None,
 ) -> Iterator[pa.Table]:
     """``function`` over every committed part of a stage, one task each; its tables as they come, in no fixed order.
 
     Args:
-        function: takes the part's name and its table.
+        function: takes the part's name, its table and its facts.
         rows: only these parts, and of each only these row numbers.
+        facts: a JSON value for each part, sent to its task alone.
     """
     names = [commit.name for commit in CommitLog(Storage(root)).read(stage) if "rows" in commit.files]
     if rows is not None:
@@ -152,9 +154,12 @@ def scan(
         for item in batch.to_pylist():
             table = log.table(log.one(stage, item["commit"]), columns=columns)
             assert table is not None, "only parts with rows are listed"
-            yield function(item["commit"], table.take(item["rows"]) if item["rows"] else table)
+            yield function(item["commit"], table.take(item["rows"]) if item["rows"] else table, orjson.loads(item["facts"]))
 
-    items = [{"commit": name, "rows": rows[name] if rows is not None else []} for name in names]
+    items = [
+        {"commit": name, "rows": rows[name] if rows is not None else [], "facts": orjson.dumps(facts[name] if facts else None)}
+        for name in names
+    ]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
     yield from dataset.map_batches(run, batch_size=1, batch_format="pyarrow").iter_batches(batch_size=None, batch_format="pyarrow")
 
@@ -162,3 +167,41 @@ def scan(
 def _run(dataset: Dataset, on_part: OnPart) -> None:
     for row in dataset.iter_rows():
         on_part(row)
+
+
+def over(before: type, function: Callable[[Any], Any], after: type) -> Callable[[pa.Table], pa.Table]:
+    """``function`` from record to record, as a function of tables."""
+
+    def apply(table: pa.Table) -> pa.Table:
+        return table_of(after, [function(item) for item in records_of(before, table)])
+
+    return apply
+
+
+def write_stage(
+    root: str, stage: str, into: str, function: Callable[[Any, Any], Any], before: type, after: type, *, folder: str,
+    rows: dict[str, list[int]], facts: dict[str, list[Any]],
+) -> None:
+    """Rows of a stage into finished rows and rejects, part by part, replacing what an earlier session wrote.
+
+    Args:
+        function: a ``before`` record and its fact to an ``after`` record or a Rejected.
+        rows: which rows of which parts.
+        facts: a JSON value for each of those rows.
+    """
+    log = CommitLog(Storage(root))
+    for commit in log.read(into):
+        log.remove(commit)
+
+    def write(part: str, table: pa.Table, known: list[Any]) -> pa.Table:
+        results = [function(record, fact) for record, fact in zip(records_of(before, table), known, strict=True)]
+        kept = [result for result in results if not isinstance(result, Rejected)]
+        rejected = [result for result in results if isinstance(result, Rejected)]
+        counts = Counter({"kept": len(kept), "rejected": len(rejected)})
+        counts.update(f"rejected/{reject.step}/{reject.reason}" for reject in rejected)
+        tables = {"rows": (folder, table_of(after, kept)), "rejects": ("rejects", table_of(Rejected, rejected))}
+        CommitLog(Storage(root)).write(into, part, tables, counts)
+        return pa.table({"kept": [len(kept)]})
+
+    for _ in scan(root, stage, write, rows=rows, facts=facts):
+        pass

@@ -1,0 +1,233 @@
+"""The ``alignray`` command: thin, and light to start (no ray, torch or engine is imported before a command runs)."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from alignray.errors import AlignrayError, ConfigError, EngineDown, EngineError, RecordError, ResumeError
+
+if TYPE_CHECKING:
+    from alignray.pipelines.plan import Plan
+    from alignray.pipelines.webr import Outcome
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Aligning language models on Ray: web pages into instruction data.",
+)
+
+DONE, FAILED, BAD_INPUT, AT_BUDGET, NOTHING = 0, 1, 2, 3, 4
+
+
+class Method(str, enum.Enum):
+    """Methods that take a config."""
+
+    webr = "webr"
+
+
+Config = Annotated[Path, typer.Argument(help="YAML config, such as configs/webr/smoke.yaml", show_default=False)]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config value: --set budget.usd=5")]
+RunDir = Annotated[str | None, typer.Option("--run", metavar="DIR", help="Run folder (default: run_dir of the config)")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout")]
+RunFolderArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder", show_default=False)]
+
+
+@app.command("webr")
+def webr_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False,
+    new_run: Annotated[bool, typer.Option("--new-run", help="Start over; the old run folder is moved aside")] = False,
+) -> None:
+    """Common Crawl shards into instruction data. The same command on the same run folder goes on where it stopped."""
+    with _exits(as_json):
+        from alignray.pipelines.webr import synthesize
+
+        outcome = synthesize(_webr_config(config, set_, run), new_run=new_run)
+        _emit(_plain(outcome)) if as_json else _print_outcome(outcome)
+        raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+
+
+@app.command("plan")
+def plan_command(
+    method: Annotated[Method, typer.Argument(help="What to plan")], config: Config, set_: Sets = None, as_json: Json = False,
+    figures: Annotated[bool, typer.Option("--thesis-figures", help="The thesis' own token counts (Table 4.5) at this config's prices")] = False,
+) -> None:
+    """Rows, calls, tokens and dollars with an interval, from a sample of the real input. Nothing is spent."""
+    with _exits(as_json):
+        loaded = _webr_config(config, set_, None)
+        if figures:
+            _print_table_4_5(loaded, as_json)
+            return
+        from alignray.pipelines.plan import plan_webr
+
+        plan = plan_webr(loaded)
+        _emit(_plain(plan)) if as_json else _print_plan(plan)
+
+
+@app.command("status")
+def status_command(run: RunFolderArgument, as_json: Json = False) -> None:
+    """How a run stands, from its files alone."""
+    with _exits(as_json):
+        from alignray.pipelines.inspect_run import status_of
+
+        status = status_of(run)
+        _emit(status) if as_json else _print_status(status)
+
+
+@app.command("report")
+def report_command(run: RunFolderArgument) -> None:
+    """Write report.html again from the run folder's files, and print its path."""
+    with _exits(False):
+        from alignray.pipelines.inspect_run import rewrite_report
+
+        typer.echo(rewrite_report(run))
+
+
+@app.command("trace")
+def trace_command(run: RunFolderArgument, row_id: Annotated[str, typer.Argument(metavar="ROW_ID", show_default=False)]) -> None:
+    """Everything known of one row as JSON: its page, every call with its price, and what became of it."""
+    with _exits(True):
+        from alignray.pipelines.inspect_run import trace
+
+        _emit(trace(run, row_id))
+
+
+@app.command("export")
+def export_command(
+    run: RunFolderArgument,
+    format_: Annotated[str, typer.Argument(metavar="FORMAT", help="openai, sharegpt, alpaca, trl, trl-prompt-completion, openrlhf, llamafactory")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="File to write", show_default=False)],
+) -> None:
+    """The finished rows in another trainer's format."""
+    with _exits(False):
+        from alignray.io.export import export
+
+        typer.echo(f"{export(run, format_, out):,} rows in {out}")
+
+
+def _webr_config(path: Path, overrides: list[str] | None, run: str | None) -> Any:
+    from alignray.config import load_config
+    from alignray.pipelines.webr_config import WebRJobConfig
+
+    return load_config(WebRJobConfig, path, overrides=[*(overrides or []), *([f"run_dir={run}"] if run else [])])
+
+
+class _exits:  # noqa: N801  reads as "with exits"
+    """Turns our errors into one line on stderr and an exit code; anything else is a bug and keeps its traceback."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            _fail("stopped; run the same command again to go on", 130, self._as_json)
+        if isinstance(error, ConfigError | RecordError | ResumeError):
+            _fail(str(error), BAD_INPUT, self._as_json)
+        if isinstance(error, EngineDown):
+            _fail(f"{error}; what was done is kept, run the same command again to go on", FAILED, self._as_json)
+        if isinstance(error, EngineError | AlignrayError):
+            _fail(str(error), FAILED, self._as_json)
+
+
+def _fail(message: str, code: int, as_json: bool) -> NoReturn:
+    if as_json:
+        _emit({"status": "failed", "message": message})
+    typer.echo(f"alignray: {message}", err=True)
+    sys.stdout.flush()
+    raise typer.Exit(code)
+
+
+def _plain(value: Any) -> Any:
+    import dataclasses
+
+    return dataclasses.asdict(value)
+
+
+def _emit(value: Any) -> None:
+    import orjson
+
+    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=None, box=None, padding=(0, 2), show_header=True, header_style="dim")
+    for column, side in (("step", "left"), ("calls", "right"), ("tokens in", "right"), ("tokens out", "right"), ("USD", "right")):
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    for name, usage in outcome.usage["steps"].items():
+        table.add_row(
+            name, f"{usage['calls']:,}", f"{usage['prompt_tokens']:,}", f"{usage['completion_tokens']:,}", f"{usage['usd']:.4f}",
+        )
+    console.print(table)
+    branches = ", ".join(f"{count:,} web-as-{name}" for name, count in outcome.branches.items())
+    console.print(f"\n[bold]{outcome.rows:,} rows kept[/] ({branches})", highlight=False)
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>7,}  {escape(reason)}", highlight=False)
+    console.print(f"tokens    {outcome.usage['tokens']:,}   USD {outcome.usage['usd']:.4f}", highlight=False)
+    console.print(f"report    {outcome.report}", highlight=False, soft_wrap=True)
+    console.print(f"dataset   {outcome.run_dir}/parts", highlight=False, soft_wrap=True)
+    if outcome.status == "stopped_at_budget":
+        console.print(f"[yellow]stopped at the budget[/]: {outcome.message}; raise it and run again to go on", highlight=False, soft_wrap=True)
+    elif outcome.status == "failed":
+        console.print(f"[red]stopped[/]: {escape(outcome.message)}; what was done is kept, run the same command again to go on", soft_wrap=True)
+    elif outcome.status == "empty":
+        console.print("[yellow]finished, and no row was kept[/]: see the reasons above", highlight=False)
+
+
+def _print_plan(plan: Plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for column, side in (("step", "left"), ("calls", "right"), ("tokens in", "right"), ("tokens out", "right"), ("USD", "right")):
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    for step in plan.steps.values():
+        table.add_row(step.step, f"{step.calls:,}", f"{step.prompt_tokens:,}", f"{step.completion_tokens:,}", f"{step.usd:.2f}")
+    table.add_section()
+    table.add_row("total", f"{plan.calls:,}", f"{plan.prompt_tokens:,}", f"{plan.completion_tokens:,}", f"{plan.usd:.2f}")
+    console.print(table)
+    bounds = "" if plan.pages_low == plan.pages_high else f" ({plan.pages_low:,} to {plan.pages_high:,})"
+    console.print(f"\npages {plan.pages:,}{bounds}, drafts {plan.drafts:,}, rows up to {plan.rows:,}", highlight=False)
+    console.print(f"USD {plan.usd:.2f}, 90 % interval {plan.low_usd:.2f} to {plan.high_usd:.2f}; from {plan.sampled_pages} pages", highlight=False)
+    for note in plan.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def _print_table_4_5(config: Any, as_json: bool) -> None:
+    from alignray.engine import price_of
+    from alignray.methods.webr.plan import table_4_5, total
+    from alignray.runtime.ask import role_of
+
+    price = price_of(config.engines[role_of(config.roles, "author").engine])
+    steps = table_4_5((price.prompt, price.completion))
+    if as_json:
+        _emit({"steps": [_plain(step) for step in steps], "usd": round(total(steps), 2)})
+        return
+    for step in steps:
+        typer.echo(f"{step.step:<40} {step.calls:>8,} calls {step.usd:>8.2f} USD")
+    typer.echo(f"{'total':<40} {sum(step.calls for step in steps):>8,} calls {total(steps):>8.2f} USD")
+
+
+def _print_status(status: dict[str, Any]) -> None:
+    for key, value in status.items():
+        typer.echo(f"{key:<12} {value}")
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The engines' configs and prices: light to import, no backend library in sight."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import pydantic
+
+from alignray.config import Config
+from alignray.engine.prices import FREE, Price, price_table
+from alignray.errors import ConfigError
+
+
+class ScriptedConfig(Config):
+    """A fake model that ships with the package: instant, free, the same answer for the same messages."""
+
+    kind: Literal["scripted"] = "scripted"
+    """Which engine this is."""
+    latency_s: float = pydantic.Field(default=0.0, ge=0)
+    """Time per answer."""
+    max_in_flight: int = pydantic.Field(default=256, ge=1)
+    """Most calls open at once."""
+    refusal_rate: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """Share of answers that politely decline."""
+    fail_rate: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """Share of calls refused for good, with reason "scripted"."""
+    length_rate: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """Share of answers cut off in mid-sentence, finish reason "length"."""
+    seed: int = 0
+    """Other seeds give other answers."""
+
+
+class LlamaConfig(Config):
+    """An embedded model on the CPU: no server, no key."""
+
+    kind: Literal["llama"] = "llama"
+    """Which engine this is."""
+    model_path: str | None = None
+    """A GGUF file; null: the SmolLM2-135M-Instruct weights that ``make weights`` installs."""
+    context_tokens: int = pydantic.Field(default=4096, ge=256)
+    """Prompt and answer together, per slot."""
+    slots: int = pydantic.Field(default=4, ge=1)
+    """Answers generated side by side in one batch."""
+    threads: int | None = pydantic.Field(default=None, ge=1)
+    """CPU threads; null: as many as the process may use."""
+    price: Price | None = None
+    """What to account per token; null: nothing."""
+
+
+class OpenAIConfig(Config):
+    """Any endpoint that speaks OpenAI's chat completions, in the cloud or next door."""
+
+    kind: Literal["openai"] = "openai"
+    """Which engine this is."""
+    model: str = pydantic.Field(min_length=1)
+    """Model name as the endpoint knows it."""
+    base_url: str = "https://api.openai.com/v1"
+    """Everything before /chat/completions."""
+    api_key_env: str | None = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; null: send none. The key itself never stands in a config."""
+    price: Price | None = None
+    """Dollars per million tokens; null: the price table by model name, and nothing for an endpoint on the own network."""
+    max_in_flight: int = pydantic.Field(default=256, ge=1)
+    """Most requests open at once. Only a cap: how many it really takes is found out while running."""
+    timeout_s: float = pydantic.Field(default=120.0, gt=0)
+    """Longest time for one attempt, from sending to the last byte."""
+    connect_timeout_s: float = pydantic.Field(default=10.0, gt=0)
+    """Longest time to open a connection."""
+    max_attempts: int = pydantic.Field(default=6, ge=1)
+    """Attempts per call; being told to slow down (429) does not count as one."""
+    down_after_s: float = pydantic.Field(default=60.0, gt=0)
+    """After this long with nothing but connection errors, timeouts and 5xx the endpoint counts as down and the run stops."""
+    tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Name under which the cap on generated tokens is sent; OpenAI's reasoning models want the second."""
+    send_seed: bool = False
+    """Send the request's seed, where the endpoint has such a field."""
+    extra_body: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Further fields of every request, such as vLLM's top_k; they win over ours."""
+
+    @pydantic.field_validator("base_url")
+    @classmethod
+    def _is_plain_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError('write a URL such as "http://127.0.0.1:8000/v1"')
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("a URL here holds no user, password or query; name the key's environment variable in api_key_env")
+        return url.rstrip("/")
+
+    @pydantic.field_validator("api_key_env")
+    @classmethod
+    def _is_variable_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Za-z_]\w*", name):
+            # the value may be a key pasted by mistake: it is not repeated here
+            raise ValueError("this is the name of an environment variable, not the key itself")
+        return name
+
+
+# vLLM in process joins here as VLLMConfig (kind "vllm") with its engine; until then such a config is an unknown tag
+EngineConfig = Annotated[ScriptedConfig | LlamaConfig | OpenAIConfig, pydantic.Field(discriminator="kind")]
+
+
+def is_loopback(url: str) -> bool:
+    """True for an endpoint on this very machine."""
+    host = urlsplit(url).hostname or ""
+    address = _address(host)
+    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
+
+
+def is_own_network(url: str) -> bool:
+    """True for this machine, a private address, or a name that only a local resolver knows (no dot, .local, .internal)."""
+    host = urlsplit(url).hostname or ""
+    address = _address(host)
+    if address:
+        return address.is_private
+    return "." not in host or host.endswith((".localhost", ".local", ".internal", ".lan", ".svc"))
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def price_of(config: ScriptedConfig | LlamaConfig | OpenAIConfig) -> Price:
+    """What the engine's tokens cost; own and embedded engines cost nothing unless their config says otherwise.
+
+    Raises:
+        ConfigError: a paid endpoint whose model is not in the price table.
+    """
+    if isinstance(config, ScriptedConfig):
+        return FREE
+    if config.price is not None:
+        return config.price
+    if isinstance(config, LlamaConfig) or is_own_network(config.base_url):
+        return FREE
+    date, prices = price_table()
+    price = prices.get(config.model) or prices.get(re.sub(r"-\d{4}-\d\d-\d\d$", "", config.model))
+    if price is None:
+        raise ConfigError(
+            f"no price for model {config.model!r} at {config.base_url} in the table of {date} ({', '.join(prices)}); "
+            "set price: {prompt: USD, completion: USD}, per million tokens"
+        )
+    return price
+
+
+def model_name(config: ScriptedConfig | LlamaConfig | OpenAIConfig) -> str:
+    """The model's name, for people."""
+    if isinstance(config, OpenAIConfig):
+        return config.model
+    if isinstance(config, LlamaConfig):
+        return PurePath(config.model_path).stem if config.model_path else "SmolLM2-135M-Instruct"
+    return "scripted (no model)"

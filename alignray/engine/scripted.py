@@ -1,0 +1,144 @@
+"""A fake model: free, fast, and the same answer to the same messages in every process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+from alignray.engine.base import Admit
+from alignray.engine.configs import ScriptedConfig
+from alignray.errors import CallRefused
+from alignray.schema import ChatRequest, Completion, Message
+from alignray.schema.tokens import estimate_tokens
+
+OPTIONS_MARKER = "Answer with one of:"
+"""A last message that holds this gets one of the comma-separated options on the rest of that line, and nothing else."""
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "I cannot assist with that request.",
+    "As an AI language model, I am unable to provide that.",
+    "I apologize, but I can't fulfill this request.",
+)
+OPENERS = (
+    "Explain why", "Describe how", "Compare", "Summarize what", "List the reasons for", "Write about", "Outline how",
+    "Discuss whether", "Give an example of", "Identify what", "Suggest how to use", "Rewrite the part on", "Analyze how",
+    "Design a plan for", "Evaluate", "Show that", "Argue against", "Define", "Plan around", "Draft a note on",
+    "Review how", "Clarify", "Find out when", "Name what",
+)
+LINKS = (
+    "In practice,", "For example,", "This matters because", "At the same time,", "A reader may ask about", "Note that",
+    "More precisely,", "By contrast,", "One source says", "It follows that", "In short,", "The point is that",
+    "First,", "Later on,", "Most people find", "On the whole,",
+)
+FALLBACK_WORDS = [
+    "plain", "answers", "from", "a", "scripted", "model", "that", "was", "given", "nothing", "to", "read", "about", "rivers",
+    "trees", "markets", "schools", "and", "songs",
+]
+WINDOW = 360
+"""Characters of the prompt that an answer borrows from, in each of two places."""
+TAIL = 240
+"""Characters at the end of the prompt, where the question stands."""
+
+
+class ScriptedEngine:
+    """Answers from the words of the prompt. ``engine.num_calls`` counts the requests."""
+
+    def __init__(self, config: ScriptedConfig) -> None:
+        self.config = config
+        self.num_calls = 0
+
+    @property
+    def max_in_flight(self) -> int:
+        return self.config.max_in_flight
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def generate(self, request: ChatRequest, admit: Admit | None = None) -> Completion:
+        """Answer from the prompt's words; it never sends anything twice."""
+        config = self.config
+        self.num_calls += 1
+        if config.latency_s:
+            await asyncio.sleep(config.latency_s)
+        digest = _digest(request.messages, config.seed)
+        if config.fail_rate and _unit(digest, 48) < config.fail_rate:
+            raise CallRefused("scripted", "the scripted engine refuses this call, as its fail_rate asks")
+        cap = request.max_new_tokens or 1024
+        text, is_cut = _answer(request.messages, digest, cap, config.refusal_rate, config.length_rate)
+        return Completion(
+            text=text,
+            finish_reason="length" if is_cut else "stop",
+            prompt_tokens=sum(estimate_tokens(message.content) for message in request.messages),
+            completion_tokens=estimate_tokens(text),
+            model="scripted",
+            latency_s=config.latency_s,
+        )
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def scripted_text(messages: Sequence[Message], *, seed: int = 0, max_new_tokens: int = 1024) -> str:
+    """The answer of a ScriptedEngine that neither refuses nor fails."""
+    return _answer(messages, _digest(messages, seed), max_new_tokens, 0.0, 0.0)[0]
+
+
+def _digest(messages: Sequence[Message], seed: int) -> bytes:
+    """64 bytes fixed by roles, texts and seed; every choice below takes its own slice."""
+    digest = hashlib.blake2b(b"%d" % seed)
+    for message in messages:
+        data = message.content.encode("utf-8", "surrogatepass")
+        digest.update(b"\x00%b\x00%d\x00" % (message.role.encode(), len(data)))
+        digest.update(data)
+    return digest.digest()
+
+
+def _unit(digest: bytes, position: int) -> float:
+    return int.from_bytes(digest[position : position + 4], "little") / 2**32
+
+
+def _answer(
+    messages: Sequence[Message], digest: bytes, max_new_tokens: int, refusal_rate: float, length_rate: float
+) -> tuple[str, bool]:
+    """The text, and whether it was cut off."""
+    prompt = messages[-1].content if messages else ""
+    at = prompt.rfind(OPTIONS_MARKER)
+    if at >= 0:
+        options = _options(prompt[at + len(OPTIONS_MARKER) :])
+        if options:
+            return options[digest[0] % len(options)], False
+    declines = refusal_rate and _unit(digest, 52) < refusal_rate
+    text = REFUSALS[digest[1] % len(REFUSALS)] if declines else _prose(prompt, digest)
+    if length_rate and _unit(digest, 56) < length_rate:
+        return text[: len(text) * 2 // 3].rstrip(), True
+    # 4 characters per token stay under the cap by the estimate's 4.3 as long as the text is ASCII
+    if estimate_tokens(text) > max_new_tokens:
+        limit = max_new_tokens * 4 if text.isascii() else max_new_tokens
+        return text[:limit].rstrip(), True
+    return text, False
+
+
+def _options(rest: str) -> list[str]:
+    line = rest.split("\n", 1)[0].rstrip(" .\r")
+    return [option for part in line.split(",") if (option := part.strip().strip(".`\"'"))]
+
+
+def _prose(prompt: str, digest: bytes) -> str:
+    """Three to eight sentences of phrases from a window of the prompt and from its end."""
+    room = max(len(prompt) - TAIL - WINDOW, 0)
+    start = int(_unit(digest, 2) * room)
+    # a window begins and ends in mid-word: those two are left out
+    words = prompt[start : start + WINDOW].split()[1:-1] or FALLBACK_WORDS
+    tail = prompt[-TAIL:].split()[1:] or words
+    num_words, num_tail = len(words), len(tail)
+    at = digest[6] % num_tail
+    sentences = [OPENERS[digest[7] % len(OPENERS)] + " " + " ".join(words[: 6 + digest[8] % 8])
+                 + " and " + " ".join(tail[at : at + 3])]
+    for position in range(9, 9 + 4 * (2 + digest[45] % 6), 4):
+        source = digest[position] * 256 + digest[position + 1]
+        first = source % num_words
+        length = 7 + digest[position + 2] % 9
+        phrase = words[first : first + length] + words[: max(0, length - num_words + first)]
+        sentences.append(LINKS[digest[position + 3] & 15] + " " + " ".join(phrase))
+    return ". ".join(sentences).replace(",.", ".").replace("..", ".") + "."

@@ -1,0 +1,76 @@
+"""What can be said of a run from its folder alone: status, report, the whole story of one row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from alignray.errors import RecordError
+from alignray.io.commits import CommitLog
+from alignray.io.journal import read_events
+from alignray.io.run_folder import RunFolder
+from alignray.io.storage import Storage
+from alignray.report.card import write_card
+from alignray.report.html import write_report
+
+
+def _manifest(run: str) -> dict[str, Any]:
+    manifest = RunFolder(run).manifest()
+    if manifest is None:
+        raise RecordError(f"{run}: no run here (manifest.json is missing); name a run folder")
+    return manifest
+
+
+def status_of(run: str) -> dict[str, Any]:
+    """Status, committed records by stage, journaled calls and dollars; true while the run works too."""
+    manifest = _manifest(run)
+    log = CommitLog(Storage(run))
+    stages = {}
+    for stage in ("pages", "drafts", "rows", "ratings"):
+        commits = log.read(stage)
+        if commits:
+            kept, rejected = (sum(commit.counts[key] for commit in commits) for key in ("kept", "rejected"))
+            stages[stage] = f"{kept:,} kept, {rejected:,} rejected in {len(commits)} part(s)"
+    calls, usd = 0, 0.0
+    for event in read_events(log.storage):
+        if event is not None and "text" in event:
+            calls += 1
+            usd += event["usd"]
+    return {
+        "status": manifest["status"], "started": manifest["started"], "finished": manifest.get("finished", ""), **stages,
+        "calls": calls, "usd": round(usd, 6),
+    }
+
+
+def rewrite_report(run: str) -> str:
+    """Report and dataset card, made again from the files."""
+    _manifest(run)
+    write_card(run)
+    return str(write_report(run))
+
+
+def trace(run: str, row_id: str) -> dict[str, Any]:
+    """The page, the calls in order, the draft, the row or the reject of one id.
+
+    Raises:
+        RecordError: the run knows no such id.
+    """
+    _manifest(run)
+    log = CommitLog(Storage(run))
+    found: dict[str, Any] = {"row_id": row_id}
+    for stage, name in (("pages", "page"), ("drafts", "draft"), ("rows", "row")):
+        for commit, table in log.tables(stage):
+            rows = table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
+            if rows:
+                found[name] = rows[0]
+                found[f"{name}_in"] = commit.files["rows"]
+    found["rejected"] = [
+        reject for stage in ("pages", "drafts", "rows") for _, table in log.tables(stage, "rejects")
+        for reject in table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
+    ]
+    calls = [event for event in read_events(log.storage) if event is not None and event["id"] == row_id and "key" in event]
+    found["calls"] = sorted(calls, key=lambda event: event["t"])
+    if not calls and not found["rejected"] and "page" not in found:
+        raise RecordError(f"{run}: no row {row_id!r}; ids stand in the row_id column of parts/ and rejects/")
+    return found

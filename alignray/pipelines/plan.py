@@ -1,0 +1,183 @@
+"""A forecast before anything is spent: rows, calls, tokens and dollars, with an interval."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignray.engine import price_of
+from alignray.io.records import read_split
+from alignray.io.sources import Split, list_splits
+from alignray.methods import webr
+from alignray.methods.webr.plan import StepForecast, completion_mean, step_forecast, total
+from alignray.methods.webr.quota import branch_shares, quotas
+from alignray.pipelines.webr_config import WebRJobConfig
+from alignray.runtime.ask import role_of
+from alignray.schema import ChatRequest, WebDocument, WebRDraft
+from alignray.schema.tokens import estimate_tokens
+from alignray.seeding import rng_for
+
+BOOTSTRAP = 400
+COMPLETION_SPREAD = 0.25
+"""Half-width of what completion lengths may differ from the figures assumed, relative."""
+TEMPLATE_TOKENS = 12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A forecast. The interval is 90 %: pages resampled, completion lengths 25 % off either way."""
+
+    pages: int
+    pages_low: int
+    pages_high: int
+    drafts: int
+    rows: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+    low_usd: float
+    high_usd: float
+    steps: dict[str, StepForecast]
+    sampled_pages: int
+    notes: tuple[str, ...] = ()
+
+
+def plan_webr(config: WebRJobConfig, *, pages: tuple[list[WebDocument], int] | None = None) -> Plan:
+    """Forecast of a run from a sample of its real input; no model is called.
+
+    Args:
+        pages: (sample, number of all pages) where the input has been read already; else some of it is read here.
+    """
+    sample, (num_pages, low, high), notes = (pages[0], (pages[1],) * 3, ()) if pages else sample_input(config)
+    drafts = num_pages
+    if config.num_rows is not None:
+        wanted = quotas(config.num_rows, branch_shares(config.webr))
+        drafts = min(num_pages, sum(math.ceil(count * config.oversample) for count in wanted.values()))
+    per_page = [_tokens_of(document, config) for document in sample]
+    calls, prompts, completions = _means(per_page)
+    steps, money = {}, []
+    for name in calls:
+        role = role_of(config.roles, name_to_role(name, config))
+        price = price_of(config.engines[role.engine])
+        share = calls[name]
+        steps[name] = step_forecast(
+            name, round(drafts * share), (prompts[name] / share, completions[name] / share), (price.prompt, price.completion),
+        )
+        money.append((name, price.prompt, price.completion))
+    spent = [sum(page.get(name, (0, 0))[0] * inp + page.get(name, (0, 0))[1] * out for name, inp, out in money) / 1e6 for page in per_page]
+    spread = (low / num_pages, high / num_pages) if num_pages and config.num_rows is None else (1.0, 1.0)
+    usd = total(list(steps.values()))
+    below, above = _interval(spent, drafts, config.seed)
+    rows = min(config.num_rows or drafts, drafts)
+    return Plan(
+        pages=num_pages, pages_low=low, pages_high=high, drafts=drafts, rows=rows,
+        calls=sum(step.calls for step in steps.values()),
+        prompt_tokens=sum(step.prompt_tokens for step in steps.values()),
+        completion_tokens=sum(step.completion_tokens for step in steps.values()),
+        usd=usd, low_usd=below * (1 - COMPLETION_SPREAD) * spread[0], high_usd=above * (1 + COMPLETION_SPREAD) * spread[1],
+        steps=steps, sampled_pages=len(sample), notes=notes,
+    )
+
+
+def name_to_role(step: str, config: WebRJobConfig) -> str:
+    """Role that a step of the chain asks."""
+    return next(one.role for one in webr.webr_steps(config.webr, seed=config.seed, prompts_dir=config.prompts.dir) if one.name == step)
+
+
+def _tokens_of(document: WebDocument, config: WebRJobConfig) -> dict[str, tuple[float, float]]:
+    """(prompt, completion) tokens of each step that this page would take."""
+    draft = webr.assign_branch(document, config.webr, seed=config.seed)
+    tokens: dict[str, tuple[float, float]] = {}
+    for step in webr.webr_steps(config.webr, seed=config.seed, prompts_dir=config.prompts.dir):
+        request = step.build(draft)
+        if request is None:
+            continue
+        role = role_of(config.roles, step.role)
+        completion = completion_mean(step.name, config.plan.completion_tokens, request.max_new_tokens or role.max_new_tokens)
+        tokens[step.name] = _prompt_tokens(request), completion
+        draft = _assumed(draft, step.name, completion)
+    return tokens
+
+
+def _prompt_tokens(request: ChatRequest) -> float:
+    return sum(estimate_tokens(message.content) + TEMPLATE_TOKENS for message in request.messages)
+
+
+def _assumed(draft: WebRDraft, step: str, completion: float) -> WebRDraft:
+    """The draft as if the step had been answered with as many tokens as assumed."""
+    import dataclasses  # noqa: PLC0415
+
+    text = "word " * int(completion * 0.86)
+    if step == "webr/response" and draft.branch == "response":
+        return dataclasses.replace(draft, rollout=text)
+    return dataclasses.replace(draft, **{step.partition("/")[2].replace("refine", "response"): text})
+
+
+def _means(per_page: Sequence[dict[str, tuple[float, float]]]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Per page and step: mean calls, prompt tokens, completion tokens."""
+    calls: Counter[str] = Counter()
+    prompts: dict[str, float] = {}
+    completions: dict[str, float] = {}
+    for page in per_page:
+        for name, (prompt, completion) in page.items():
+            calls[name] += 1
+            prompts[name] = prompts.get(name, 0.0) + prompt
+            completions[name] = completions.get(name, 0.0) + completion
+    number = max(len(per_page), 1)
+    return (
+        {name: count / number for name, count in calls.items()},
+        {name: tokens / number for name, tokens in prompts.items()},
+        {name: tokens / number for name, tokens in completions.items()},
+    )
+
+
+def _interval(spent: Sequence[float], drafts: int, seed: int) -> tuple[float, float]:
+    """90 % interval of the run's cost when pages are drawn like the sampled ones."""
+    if not spent:
+        return 0.0, 0.0
+    rng = rng_for(seed, "plan", "bootstrap")
+    means = sorted(statistics.fmean(rng.choices(spent, k=len(spent))) for _ in range(BOOTSTRAP))
+    return means[int(BOOTSTRAP * 0.05)] * drafts, means[int(BOOTSTRAP * 0.95) - 1] * drafts
+
+
+def sample_input(config: WebRJobConfig) -> tuple[list[WebDocument], tuple[int, int, int], tuple[str, ...]]:
+    """Pages from the heads of some input files, spread over the sources; and how many pages there are, low, high."""
+    splits = list_splits(config.ingest)
+    rng = rng_for(config.seed, "plan", "splits")
+    order = rng.sample(splits, len(splits))
+    sample: list[WebDocument] = []
+    densities: list[tuple[int, int]] = []
+    num_read = 0
+    for split in order:
+        if len(sample) >= config.plan.sample_pages:
+            break
+        pages, read_bytes, is_whole = _head(split, config, config.plan.sample_pages - len(sample))
+        sample += pages
+        num_read += is_whole
+        densities.append((len(pages), max(read_bytes, 1)))
+    found, read = sum(pages for pages, _ in densities), sum(size for _, size in densities)
+    size = sum(split.num_bytes for split in splits)
+    if num_read == len(splits):
+        return sample, (found, found, found), ()
+    if not size or not read:
+        return sample, (found, found, found), ("the size of the input is not known; the plan covers the sampled pages only",)
+    estimate = found * size / read
+    margin = estimate * 1.645 / math.sqrt(max(found, 1))
+    notes = (f"{found} pages of {read:,} of {size:,} bytes read",)
+    return sample, (round(estimate), max(round(estimate - margin), found), round(estimate + margin)), notes
+
+
+def _head(split: Split, config: WebRJobConfig, limit: int) -> tuple[list[WebDocument], int, bool]:
+    """First pages of a file, the bytes they took, and whether that was all of it."""
+    pages: list[WebDocument] = []
+    for item in read_split(split, config.ingest, Counter()):
+        if isinstance(item, WebDocument):
+            pages.append(item)
+            if len(pages) >= limit:
+                is_binary = split.format in ("warc", "wet")
+                return pages, item.offset if is_binary and item.offset > 0 else split.num_bytes, False
+    return pages, split.num_bytes, True

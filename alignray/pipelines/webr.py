@@ -1,0 +1,448 @@
+"""WebR, told once: pages -> drafts -> unique drafts -> rows -> report (thesis 4.2, arXiv:2504.15573)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+
+import alignray
+from alignray.engine import model_name
+from alignray.engine.embedders import build_embedder
+from alignray.errors import EngineDown, RecordError
+from alignray.io.commits import CommitLog
+from alignray.io.journal import add_up
+from alignray.io.records import read_split
+from alignray.io.run_folder import RunFolder, now
+from alignray.io.sources import Split, list_splits
+from alignray.methods import webr
+from alignray.methods.webr.quota import branch_shares, over_quota, quotas, select_pages
+from alignray.pipelines.plan import plan_webr
+from alignray.pipelines.watch import Watch
+from alignray.pipelines.webr_config import WebRJobConfig, identity_of
+from alignray.prompts import load_prompt, prompt_names
+from alignray.report.analysis import analyze
+from alignray.report.card import write_card
+from alignray.report.html import write_report
+from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
+from alignray.runtime.dedup import Index, NearDuplicates, drop_near_duplicates, index_of
+from alignray.runtime.ledger import snapshot_of, start_ledger
+from alignray.runtime.session import quiet_data_context, ray_session
+from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
+from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row, records_of
+from alignray.seeding import draw
+
+logger = logging.getLogger(__name__)
+
+PAGES, DRAFTS, ROWS, RATINGS = "pages", "drafts", "rows", "ratings"
+MAX_ROUNDS = 12
+
+
+@dataclass
+class Outcome:
+    """How a run ended, for the command line and for ``--json``."""
+
+    status: str
+    """done, empty, stopped_at_budget or failed."""
+    rows: int
+    branches: dict[str, int]
+    rejected: dict[str, int]
+    usage: dict[str, Any]
+    report: str
+    run_dir: str
+    message: str = ""
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Run:
+    """What every part of the story needs."""
+
+    config: WebRJobConfig
+    folder: RunFolder
+    watch: Watch
+    ledger: Any
+    ask: AskConfig
+
+    @property
+    def root(self) -> str:
+        return self.folder.root
+
+
+def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console | None = None) -> Outcome:
+    """Raw pages in, deduplicated conversations out. Running it again on the same folder goes on where it stopped.
+
+    Raises:
+        ConfigError, RecordError, ResumeError: before anything is spent.
+        EngineDown: the run stopped because an engine cannot be used; run again to go on.
+    """
+    console = console or Console(stderr=True)
+    steps = webr.webr_steps(config.webr, seed=config.seed, prompts_dir=config.prompts.dir)
+    check_roles([*steps, *(webr.rating_steps(config.prompts.dir) if config.analysis.num_rated else [])], config.engines, config.roles)
+    splits = list_splits(config.ingest)
+    folder = RunFolder(config.run_dir)
+    manifest = folder.begin(config.model_dump(mode="json"), _identity(config, splits), _facts(), new_run=new_run)
+    console.print(f"[bold]WebR[/] into {folder.root}" + (" (resumed)" if manifest["sessions"] > 1 else ""), highlight=False)
+    ask_config = AskConfig(
+        engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed,
+        max_reject_rate=config.max_reject_rate,
+    )
+    with ray_session(config.runtime):
+        quiet_data_context()
+        ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
+        run = _Run(config, folder, Watch(console, folder), ledger, ask_config)
+        ingest(run, splits)
+        pages = page_index(run)
+        manifest["plan"] = _plan(run)
+        selected, kept, unique = draft_until_enough(run, pages)
+        wanted = _wanted(config, kept, unique)
+        write_rows(run, kept, unique, wanted)
+        ratings = rate(run)
+        snapshot = snapshot_of(ledger)
+    return _finish(run, manifest, pages, selected, unique, wanted, ratings, snapshot)
+
+
+def ingest(run: _Run, splits: list[Split]) -> None:
+    """Every input file read once: pages and rejects into committed parts."""
+    with run.watch.stage("pages", None) as advance:
+        read_stage(
+            splits, partial(_read, config=run.config.ingest), WebDocument, root=run.root, stage=PAGES,
+            on_part=lambda part: advance(part["kept"]),
+        )
+
+
+def _read(split: Split, counts: Counter[str], *, config: Any) -> Any:
+    return read_split(split, config, counts)
+
+
+def page_index(run: _Run) -> Index:
+    """All distinct pages, by id.
+
+    Raises:
+        RecordError: no page is left after the gates; the message lists why.
+    """
+    pages = index_of(run.root, PAGES, {"source": lambda table: table["source"]}, read=["source"])
+    if not pages.ids:
+        reasons = _reasons(run, [PAGES])
+        raise RecordError(f"no page is left to work on; rejected: {_listed(reasons) or 'nothing was read'}; look into {run.root}/rejects")
+    return pages
+
+
+def draft_until_enough(run: _Run, pages: Index) -> tuple[list[int], Index, NearDuplicates]:
+    """Pages through the prompt steps, round after round, until the quota of each branch is met or no page is left."""
+    config = run.config
+    shares = branch_shares(config.webr)
+    targets: dict[str, int] | None = None
+    if config.num_rows is not None:
+        targets = {name: -(-count * int(config.oversample * 100) // 100) for name, count in quotas(config.num_rows, shares).items()}
+    weights = {source.name: source.weight for source in config.ingest.sources if "weight" in source.model_fields_set} or None
+    selected: list[int] = []
+    for _ in range(MAX_ROUNDS):
+        known = len(selected)
+        selected = select_pages(pages.ids, pages.columns["source"], weights, targets, config.webr, seed=config.seed)
+        draft(run, pages, selected)
+        kept = index_of(run.root, DRAFTS, {"branch": lambda table: table["branch"]}, read=["branch"])
+        unique = deduplicate(run, kept)
+        missing = _missing(config, kept, unique)
+        if targets is None or not missing or len(selected) == known or snapshot_of(run.ledger)["stop_kind"]:
+            break
+        for branch, rows in missing.items():
+            have = quotas(config.num_rows or 0, shares)[branch] - rows
+            per_row = min(max(targets[branch] / max(have, 1), 1.1), 10.0)
+            targets[branch] += int(rows * per_row) + 1
+    return selected, kept, unique
+
+
+def draft(run: _Run, pages: Index, selected: list[int]) -> None:
+    """Every selected page that has no committed outcome walks the prompt steps."""
+    done = committed_ids(run.root, DRAFTS)
+    pending = [position for position in selected if pages.ids[position] not in done]
+    if not pending:
+        return
+    config = run.config
+    refs = [RowRef(PAGES, part, tuple(rows)) for part, rows in sorted(pages.by_part(pending).items())]
+    documents = rows_at(refs, root=run.root, block_rows=config.runtime.block_rows)
+    drafts = documents.map_batches(
+        over(WebDocument, partial(webr.assign_branch, config=config.webr, seed=config.seed), WebRDraft), batch_format="pyarrow",
+    )
+    steps = webr.webr_steps(config.webr, seed=config.seed, prompts_dir=config.prompts.dir)
+    answered = ask(drafts, steps, run.ask, root=run.root, ledger=run.ledger)
+    with run.watch.stage("drafts", len(pending), partial(snapshot_of, run.ledger)) as advance:
+        commit_outcomes(
+            answered, WebRDraft, root=run.root, stage=DRAFTS, part_rows=config.runtime.part_rows,
+            on_part=lambda part: advance(part["kept"] + part["rejected"]),
+        )
+
+
+def deduplicate(run: _Run, kept: Index) -> NearDuplicates:
+    """One keeper per cluster of near-duplicate drafts; every draft its own keeper where dedup is off."""
+    config = run.config.dedup
+    if not config.enabled:
+        import numpy as np  # noqa: PLC0415
+
+        return NearDuplicates(kept.ids, np.ones(len(kept.ids), bool), kept.ids, np.ones(len(kept.ids), np.int64), {})
+    columns = ["instruction", "response"] if config.field == "both" else [config.field]
+    with run.watch.stage("dedup", len(kept.ids)) as advance:
+        found = drop_near_duplicates(run.root, DRAFTS, partial(_texts, columns=columns), config, read=columns, rows=kept.by_part())
+        advance(len(kept.ids))
+    return found
+
+
+def _texts(table: pa.Table, *, columns: list[str]) -> list[str]:
+    return ["\n".join(values) for values in zip(*(table[name].to_pylist() for name in columns), strict=True)]
+
+
+def _kept_by_branch(kept: Index, unique: NearDuplicates) -> Counter[str]:
+    stays = dict(zip(unique.ids, unique.keep.tolist(), strict=True))
+    return Counter(branch for row_id, branch in zip(kept.ids, kept.columns["branch"], strict=True) if stays[row_id])
+
+
+def _missing(config: WebRJobConfig, kept: Index, unique: NearDuplicates) -> dict[str, int]:
+    if config.num_rows is None:
+        return {}
+    have = _kept_by_branch(kept, unique)
+    wanted = quotas(config.num_rows, branch_shares(config.webr))
+    return {branch: count - have[branch] for branch, count in wanted.items() if have[branch] < count}
+
+
+def _wanted(config: WebRJobConfig, kept: Index, unique: NearDuplicates) -> dict[str, int]:
+    """Rows of each branch: the exact split of num_rows, or of the most rows that keep the ratio."""
+    shares = branch_shares(config.webr)
+    most = webr.largest_balanced(_kept_by_branch(kept, unique), shares)
+    return quotas(min(config.num_rows or most, most), shares, rounding=config.webr.rounding)
+
+
+def write_rows(run: _Run, kept: Index, unique: NearDuplicates, wanted: Mapping[str, int]) -> None:
+    """The finished rows and the last rejects (near-duplicates, beyond the quota), part by part."""
+    config = run.config
+    branch = dict(zip(kept.ids, kept.columns["branch"], strict=True))
+    stays = [row_id for row_id, keep in zip(unique.ids, unique.keep.tolist(), strict=True) if keep]
+    surplus = over_quota(stays, [branch[row_id] for row_id in stays], wanted, seed=config.seed)
+    fate = {
+        row_id: (keeper, int(size), row_id in surplus)
+        for row_id, keeper, size in zip(unique.ids, unique.keeper, unique.cluster_size.tolist(), strict=True)
+    }
+    facts: dict[str, list[Any]] = {}
+    for row_id, part in zip(kept.ids, kept.parts, strict=True):
+        facts.setdefault(part, []).append(fate[row_id])
+    finish = partial(_finish_row, config=config, model=_models(config))
+    write_stage(run.root, DRAFTS, ROWS, finish, WebRDraft, InstructionRow, folder="parts", rows=kept.by_part(), facts=facts)
+
+
+def _finish_row(draft: WebRDraft, fate: tuple[str, int, bool], *, config: WebRJobConfig, model: str) -> InstructionRow | Rejected:
+    keeper, cluster_size, is_surplus = fate
+    raw = f"{draft.instruction}\n\n{draft.response}"[: Rejected.RAW_LIMIT]
+    if keeper != draft.row_id:
+        return Rejected(draft.row_id, "webr/dedup", "near_duplicate", raw, detail=f'{{"keeper":"{keeper}"}}')
+    if is_surplus:
+        return Rejected(draft.row_id, "webr/quota", "over_quota", raw)
+    return webr.to_row_record(draft, config.webr, seed=config.seed, model=model, cluster_size=cluster_size)
+
+
+def _models(config: WebRJobConfig) -> str:
+    """The models behind the roles that write rows, for every row's provenance."""
+    used = [role_of(config.roles, role).engine for role in ("author", "teacher", "rewriter")]
+    return ", ".join(dict.fromkeys(model_name(config.engines[name]) for name in used))
+
+
+def rate(run: _Run) -> list[dict[str, str | None]] | None:
+    """Quality and difficulty of a sample of rows by the judge; None where none are asked for."""
+    num_rated = run.config.analysis.num_rated
+    if not num_rated or snapshot_of(run.ledger)["stop_kind"]:
+        return None
+    rows = [row for row in _rows(run, ["row_id", "instruction"])]
+    rows.sort(key=lambda row: (draw(run.config.seed, row["row_id"], "webr/rate"), row["row_id"]))
+    chosen = {row["row_id"] for row in rows[:num_rated]} - committed_ids(run.root, RATINGS)
+    if chosen:
+        index = index_of(run.root, ROWS, {}, read=[])
+        refs = [
+            RowRef(ROWS, part, tuple(numbers)) for part, numbers in
+            index.by_part([position for position, row_id in enumerate(index.ids) if row_id in chosen]).items()
+        ]
+        to_rate = rows_at(refs, root=run.root, block_rows=run.config.runtime.block_rows).map_batches(
+            over(InstructionRow, _to_rate, webr.Rated), batch_format="pyarrow",
+        )
+        answered = ask(to_rate, webr.rating_steps(run.config.prompts.dir), run.ask, root=run.root, ledger=run.ledger)
+        with run.watch.stage("ratings", len(chosen), partial(snapshot_of, run.ledger)) as advance:
+            commit_outcomes(
+                answered, webr.Rated, root=run.root, stage=RATINGS, part_rows=run.config.runtime.part_rows,
+                on_part=lambda part: advance(part["kept"] + part["rejected"]),
+            )
+    log = CommitLog(run.folder.storage)
+    rated: list[dict[str, str | None]] = [row for _, table in log.tables(RATINGS) for row in table.to_pylist()]
+    unread = sum(commit.counts["rejected"] for commit in log.read(RATINGS))
+    return rated + [{"quality": None, "difficulty": None}] * unread
+
+
+def _to_rate(row: InstructionRow) -> webr.Rated:
+    return webr.Rated(row.row_id, row.instruction)
+
+
+def _rows(run: _Run, columns: list[str] | None = None) -> Iterable[dict[str, Any]]:
+    for _, table in CommitLog(run.folder.storage).tables(ROWS, columns=columns):
+        yield from table.to_pylist()
+
+
+def measure(run: _Run, ratings: list[dict[str, str | None]] | None) -> dict[str, Any]:
+    """What analysis.json holds. A diversity that cannot be measured says why."""
+    analysis = run.config.analysis
+    vectors, note = None, "analysis.embedder is null"
+    if analysis.embedder is not None:
+        rows = sorted(_rows(run, ["row_id", "instruction"]), key=lambda row: draw(run.config.seed, row["row_id"], "webr/embed"))
+        try:
+            embedder = build_embedder(analysis.embedder)
+            vectors, note = embedder.embed([row["instruction"] for row in rows[: analysis.max_embedded]]), embedder.name
+        except EngineDown as err:
+            note = str(err)
+    records = (from_row(InstructionRow, row) for row in _rows(run))
+    return {**analyze(records, vectors if vectors is not None and len(vectors) > 1 else None, ratings, seed=run.config.seed),
+            "embedder": note}
+
+
+def _identity(config: WebRJobConfig, splits: list[Split]) -> dict[str, Any]:
+    prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.startswith("webr/")}
+    return {"config": identity_of(config), "prompts": prompts, "inputs": {split.uri: split.num_bytes for split in splits}}
+
+
+def _facts() -> dict[str, Any]:
+    names = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "xllamacpp", "aiohttp")
+    installed = {name: metadata.version(name) for name in names if _is_installed(name)}
+    return {
+        "method": "webr", "name": "webr", "alignray": alignray.__version__,
+        "versions": {"python": platform.python_version(), **installed},
+    }
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _plan(run: _Run) -> dict[str, Any] | None:
+    return dataclasses.asdict(plan_webr(run.config, pages=_sampled_pages(run))) if run.config.plan.sample_pages else None
+
+
+def _sampled_pages(run: _Run) -> tuple[list[WebDocument], int]:
+    log = CommitLog(run.folder.storage)
+    num_pages = sum(commit.counts["kept"] for commit in log.read(PAGES))
+    sample: list[WebDocument] = []
+    for _, table in log.tables(PAGES):
+        sample += records_of(WebDocument, table.slice(0, run.config.plan.sample_pages - len(sample)))
+        if len(sample) >= run.config.plan.sample_pages:
+            break
+    return sample, num_pages
+
+
+def _reasons(run: _Run, stages: Iterable[str]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for stage in stages:
+        for commit in CommitLog(run.folder.storage).read(stage):
+            counts.update({name.removeprefix("rejected/"): count for name, count in commit.counts.items() if name.startswith("rejected/")})
+    return counts
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+
+
+def _funnel(run: _Run, pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int]) -> list[dict[str, Any]]:
+    log = CommitLog(run.folder.storage)
+    seen = Counter[str]()
+    for commit in log.read(PAGES):
+        seen.update(commit.counts)
+    not_pages = seen["not_pages"]
+    drafts = Counter[str]()
+    for commit in log.read(DRAFTS):
+        drafts.update(commit.counts)
+    num_rows, num_unique = sum(wanted.values()), int(unique.keep.sum())
+    # a page that stands in two input files is one page: the second is counted here, its text is in stages/pages
+    repeated = seen["kept"] - len(pages.ids)
+    rows = [
+        ("ingest", seen["records"] - not_pages + seen["damage"], seen["kept"], _by_reason(seen)),
+        ("select", seen["kept"], len(selected), {"duplicate_page": repeated, "not_needed": len(pages.ids) - len(selected)}),
+        ("synthesize", len(selected), drafts["kept"],
+         {**_by_reason(drafts), "not_asked_yet": len(selected) - drafts["kept"] - drafts["rejected"]}),
+        ("dedup", len(unique.ids), num_unique, {"near_duplicate": len(unique.ids) - num_unique}),
+        ("quota", num_unique, num_rows, {"over_quota": num_unique - num_rows}),
+    ]
+    return [
+        {"stage": stage, "in": before, "kept": after, "rejected": {reason: count for reason, count in reasons.items() if count}}
+        for stage, before, after, reasons in rows
+    ]
+
+
+def _by_reason(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name.removeprefix("rejected/"): count for name, count in counts.items() if name.startswith("rejected/")}
+
+
+def _usage(run: _Run, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    totals, _ = add_up(run.folder.storage)
+    steps = {
+        name: {
+            "role": usage.role, "calls": usage.calls, "refused": usage.refused, "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens, "usd": usage.usd, "mean_latency_s": usage.latency_s / max(usage.calls, 1),
+            "models": sorted(usage.models),
+        }
+        for name, usage in totals.steps.items()
+    }
+    order = ["webr/persona", "webr/instruction", "webr/response", "webr/refine"]
+    steps = {name: steps[name] for name in sorted(steps, key=lambda name: (order.index(name) if name in order else 9, name))}
+    return {
+        "steps": steps, "calls": totals.calls, "tokens": totals.tokens, "usd": totals.usd,
+        "lost_in_flight_usd": snapshot["lost_usd"], "repeated_calls": totals.repeated,
+    }
+
+
+def _finish(
+    run: _Run, manifest: dict[str, Any], pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int],
+    ratings: list[dict[str, str | None]] | None, snapshot: Mapping[str, Any],
+) -> Outcome:
+    """Manifest, analysis, report and card; all from the run folder's files."""
+    config, folder = run.config, run.folder
+    funnel = _funnel(run, pages, selected, unique, wanted)
+    num_rows = sum(wanted.values())
+    status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+    seen = Counter[str]()
+    for commit in CommitLog(folder.storage).read(PAGES):
+        seen.update(commit.counts)
+    usage = _usage(run, snapshot)
+    manifest.update({
+        "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
+        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "ingest": {
+            "records": {name.removeprefix("records/"): count for name, count in sorted(seen.items()) if name.startswith("records/")},
+            "not_pages": seen["not_pages"], "damage": seen["damage"],
+            "optout": {name.removeprefix("optout/"): count for name, count in sorted(seen.items()) if name.startswith("optout/")},
+        },
+        "dedup": {
+            **unique.stats, "threshold": config.dedup.threshold, "removed": int((~unique.keep).sum()),
+            "clusters": int(((unique.cluster_size > 1) & unique.keep).sum()),
+        } if config.dedup.enabled else None,
+        "result": {
+            "rows": num_rows, "wanted": config.num_rows, "branches": dict(wanted),
+            "part": sum(row["part"] for row in _rows(run, ["part"])),
+        },
+    })
+    folder.write_json("analysis.json", measure(run, ratings))
+    folder.write_manifest(manifest)
+    write_card(folder.root)
+    report = write_report(folder.root)
+    reasons = {**_reasons(run, [PAGES, DRAFTS]), **{
+        f"webr/{stage['stage']}/{reason}": count for stage in funnel[3:] for reason, count in stage["rejected"].items()
+    }}
+    return Outcome(
+        status=status, rows=num_rows, branches=dict(wanted), rejected=reasons, usage=usage, report=str(report),
+        run_dir=folder.root, message=snapshot["stop_message"], funnel=funnel,
+    )

@@ -1,0 +1,193 @@
+"""Charts as SVG text: no script, no font and no colour of their own; the page's style sheet dresses them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 340, 180
+_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 10, 14, 34
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart; points are (x, y), None breaks the line."""
+
+    label: str
+    points: Sequence[tuple[float, float] | None]
+
+
+def compact(value: float) -> str:
+    """A number for an axis: 950, 1.5k, 12M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def ticks(limit: float, count: int = 4) -> list[float]:
+    """Round numbers from 0 to the first at or over ``limit``, about ``count`` steps."""
+    if limit <= 0 or not math.isfinite(limit):
+        return [0.0, 1.0]
+    step = limit / count
+    scale = 10 ** math.floor(math.log10(step))
+    step = next(factor * scale for factor in (1, 2, 2.5, 5, 10) if factor * scale >= step * 0.999)
+    return [step * index for index in range(math.ceil(limit / step - 1e-9) + 1)]
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], *, over: int, marks: Sequence[tuple[str, float]], title: str,
+              unit: str) -> Markup:
+    """Bars between edges, one more for what lies over the last edge, and dashed marks such as the median."""
+    if not counts or not edges:
+        return Markup("")
+    y_ticks = ticks(max(*counts, over, 1), 3)
+    num_bars = len(counts) + (2 if over else 0)
+    span = edges[-1] * num_bars / len(counts) or 1
+    plot = _Plot(x_limit=span, y_limit=y_ticks[-1])
+    # the last label belongs to the bar of longer texts, where there is one
+    shown = [tick for tick in ticks(edges[-1], 5) if tick <= edges[-1] * (0.9 if over else 1)]
+    parts = [plot.y_axis(y_ticks), plot.x_axis(shown, unit)]
+    bar = plot.width / num_bars
+    for index, count in enumerate(counts):
+        tip = f"{compact(edges[index])} to {compact(edges[index + 1])} {unit}: {count:,}"
+        parts.append(plot.bar(plot.x(edges[index]), bar, count, tip))
+    if over:
+        parts.append(plot.bar(plot.x(span) - bar, bar, over, f"{compact(edges[-1])} {unit} or more: {over:,}", css="bar over"))
+        parts.append(_text(plot.x(span) - bar / 2, HEIGHT - _BOTTOM + 15, f"{compact(edges[-1])}+", "tick end"))
+    for label, value in marks:
+        if value < edges[-1]:
+            parts += [plot.mark(value), _text(plot.x(value) + 4, _TOP + 9, label, "unit")]
+    return _svg(WIDTH, HEIGHT, parts, title)
+
+
+def lines(series: Sequence[Series], *, title: str, x_unit: str, breaks: Sequence[float] = ()) -> Markup:
+    """Lines over one x axis that begins at 0; ``breaks`` are places where time was cut out."""
+    points = [point for one in series for point in one.points if point is not None]
+    if not points:
+        return Markup("")
+    y_ticks, x_limit = ticks(max(y for _, y in points), 3), max(1e-9, *(x for x, _ in points))
+    plot = _Plot(x_limit=x_limit, y_limit=y_ticks[-1])
+    parts = [plot.y_axis(y_ticks), plot.x_axis([tick for tick in ticks(x_limit, 5) if tick <= x_limit * 1.001], x_unit)]
+    for place in breaks:
+        parts.append(plot.mark(place))
+    for number, one in enumerate(series):
+        path, pen = [], "M"
+        for point in one.points:
+            if point is None:
+                pen = "M"
+                continue
+            path.append(f"{pen}{plot.x(point[0]):.1f} {plot.y(point[1]):.1f}")
+            pen = "L"
+        drawn = Markup('<path class="line s{}" d="{}"><title>{}</title></path>')
+        parts.append(drawn.format(number % 6, " ".join(path), one.label))
+    return _svg(WIDTH, HEIGHT, parts, title)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the inner ring with its parts of the outer ring; labels with counts, outer counts sum to at most ``count``."""
+
+    label: str
+    count: int
+    parts: Sequence[tuple[str, int]]
+
+
+def wheel(slices: Sequence[Slice], *, title: str) -> Markup:
+    """Nested rings: inner labels along the radius, outer labels turned to be read from either side."""
+    total = sum(piece.count for piece in slices)
+    if not total:
+        return Markup("")
+    size, inner, middle, outer = 680, 92, 200, 318
+    rings: list[Markup] = []
+    start = 0.0
+    for number, piece in enumerate(slices):
+        sweep = piece.count / total * 2 * math.pi
+        hue = round(number * 360 / max(len(slices), 1)) % 360
+        style = f"--hue:{hue}"
+        rings.append(_sector(start, start + sweep, inner, middle, f"{piece.label}: {piece.count:,}", "verb", style))
+        if sweep * (inner + middle) / 2 > 15:
+            rings.append(_radial_text(start + sweep / 2, (inner + middle) / 2, piece.label, "verb-label"))
+        place = start
+        listed = sum(count for _, count in piece.parts)
+        for label, count in piece.parts:
+            # the listed nouns share the verb's whole angle, as in the self-instruct wheel
+            width = count / listed * sweep
+            rings.append(_sector(place, place + width, middle + 2, outer, f"{piece.label} {label}: {count:,}", "noun", style))
+            if width * (middle + outer) / 2 > 12.5:
+                rings.append(_radial_text(place + width / 2, (middle + outer) / 2, label, "noun-label"))
+            place += width
+        start += sweep
+    half = size / 2
+    moved = Markup('<g transform="translate({0:g} {0:g})">{1}</g>').format(half, Markup("").join(rings))
+    return _svg(size, size, [moved], title, css="wheel")
+
+
+@dataclass(frozen=True)
+class _Plot:
+    x_limit: float
+    y_limit: float
+
+    @property
+    def width(self) -> float:
+        return WIDTH - _LEFT - _RIGHT
+
+    def x(self, value: float) -> float:
+        return _LEFT + value / self.x_limit * self.width
+
+    def y(self, value: float) -> float:
+        return HEIGHT - _BOTTOM - value / self.y_limit * (HEIGHT - _TOP - _BOTTOM)
+
+    def y_axis(self, values: Sequence[float]) -> Markup:
+        line = Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>{3}')
+        return Markup("").join(
+            line.format(_LEFT, WIDTH - _RIGHT, self.y(value), _text(_LEFT - 7, self.y(value) + 4, compact(value), "tick end"))
+            for value in values
+        )
+
+    def x_axis(self, values: Sequence[float], unit: str) -> Markup:
+        labels = [_text(self.x(value), HEIGHT - _BOTTOM + 15, compact(value), "tick middle") for value in values]
+        labels.append(_text(_LEFT + self.width / 2, HEIGHT - 4, unit, "unit middle"))
+        return Markup("").join(labels)
+
+    def mark(self, value: float) -> Markup:
+        line = Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>')
+        return line.format(self.x(value), _TOP, HEIGHT - _BOTTOM)
+
+    def bar(self, x: float, width: float, value: float, tip: str, *, css: str = "bar") -> Markup:
+        y = self.y(value)
+        return Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>').format(
+            css, x + 0.5, y, max(width - 1, 0.5), max(HEIGHT - _BOTTOM - y, 0), tip)
+
+
+def _svg(width: float, height: float, parts: Sequence[Markup], title: str, *, css: str = "chart") -> Markup:
+    return Markup('<svg class="{}" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
+        css, width, height, title, Markup("").join(parts))
+
+
+def _text(x: float, y: float, text: str, css: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(css, x, y, text)
+
+
+def _on_circle(angle: float, radius: float) -> str:
+    return f"{radius * math.sin(angle):.2f} {-radius * math.cos(angle):.2f}"
+
+
+def _sector(start: float, end: float, inner: float, outer: float, tip: str, css: str, style: str) -> Markup:
+    end = min(end, start + 2 * math.pi - 1e-4)  # a full circle has no arc of its own
+    large = int(end - start > math.pi)
+    path = (
+        f"M{_on_circle(start, outer)}A{outer} {outer} 0 {large} 1 {_on_circle(end, outer)}"
+        f"L{_on_circle(end, inner)}A{inner} {inner} 0 {large} 0 {_on_circle(start, inner)}Z"
+    )
+    return Markup('<path class="{}" style="{}" d="{}"><title>{}</title></path>').format(css, style, path, tip)
+
+
+def _radial_text(angle: float, radius: float, text: str, css: str) -> Markup:
+    degrees = math.degrees(angle) - 90
+    flip = 180 if math.pi < angle < 2 * math.pi else 0
+    shown = text if len(text) <= 15 else f"{text[:14]}…"
+    return Markup('<text class="{}" transform="rotate({:.2f}) translate({:g} 0) rotate({})">{}</text>').format(
+        css, degrees, radius, flip, escape(shown))
