@@ -10,7 +10,9 @@ further request only waits in line. It is compared between neighbouring limits, 
 a batching server gets slower and faster at the same time. A start by doubling, then probes 20 % up and 15 % down, far
 apart while they find nothing new; up-probes that pay grow back to doubling.
 
-Requests leave at a pace slightly above ``limit / latency``, so that an emptied pipe is not refilled in one burst.
+While it starts, and with an endpoint that has refused anything, requests leave at a pace slightly above ``limit /
+latency``: a bucket of tokens may hold few, and would refuse the burst that refills an emptied pipe. Others get theirs at
+once, so that nothing is lost when this process itself was held up.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ FULL_SHARE = 0.9
 """Only calls that left with the limit this full tell what the limit costs."""
 MIN_WINDOW = 16
 """Fewest latencies behind one decision."""
-HOLD_ROUNDS, MAX_HOLD_S = 20, 30.0
-"""Time between probes, in latencies; up to four times that after probes that found nothing."""
+HOLD_ROUNDS, FIRST_HOLD, MAX_HOLD_S = 20, 0.25, 30.0
+"""Time between probes, in latencies: a quarter of it at first, doubling up to four times it while probes find nothing."""
 HOLD_PER_PAUSE = 60
 """Hold after a Retry-After, in pauses: a probe that costs a pause then costs under 2 % of the time."""
 MAX_PAUSE_S = 20.0
@@ -70,8 +72,10 @@ class Controller:
         self._sum, self._count = 0.0, 0
         self._phase, self._next_probe, self._step = "up", "down", 1.0
         self._reference: tuple[float, float] | None = None
-        self._hold_until, self._hold_scale = 0.0, 1
+        self._candidate = (0.0, 0.0)
+        self._hold_until, self._hold_scale = 0.0, FIRST_HOLD
         self._paused_until, self._due = 0.0, 0.0
+        self._is_paced, self._was_refused = True, False
         self._cut_until, self._cut_floor = -math.inf, 1.0
         self._successes, self._timeouts, self._storm = 0, 0, 0
 
@@ -84,7 +88,8 @@ class Controller:
     def sent(self, now: float) -> Ticket:
         """Takes a place; the ticket goes back through exactly one of the four outcomes below."""
         self.in_flight += 1
-        self._due = max(self._due, now) + self.latency_s / (PACE_GAIN * self.limit)
+        if self._is_paced:
+            self._due = max(self._due, now) + self.latency_s / (PACE_GAIN * self.limit)
         return Ticket(now, self.in_flight, self._round)
 
     def succeeded(self, ticket: Ticket, now: float) -> None:
@@ -105,6 +110,7 @@ class Controller:
     def throttled(self, ticket: Ticket, now: float, retry_after_s: float = 0.0) -> None:
         """The endpoint said it is too much (429, 503): fewer from now on, none before its Retry-After."""
         self.in_flight -= 1
+        self._is_paced = self._was_refused = True
         pause = min(retry_after_s, MAX_PAUSE_S)
         if now >= self._cut_until:
             self._cut_floor = self.limit / 2
@@ -118,6 +124,7 @@ class Controller:
         elif not pause:
             self._lower(ticket.level, pause)
         self._paused_until = max(self._paused_until, now + pause)
+        self._hold_scale = max(self._hold_scale, 1.0)
         self._hold("up", now, at_least_s=HOLD_PER_PAUSE * pause)
         self._new_round()
 
@@ -137,7 +144,7 @@ class Controller:
         self.in_flight -= 1
 
     def _lower(self, refused_level: int, pause: float) -> None:
-        """A refused probe falls back to what held before or to what the endpoint took, else by a little; at most by half a round."""
+        """After a refused probe back to what the endpoint took; else a little down. At most by half in one round."""
         taken = refused_level - 1.0
         proven = self._reference[0] if self._reference is not None and self._reference[0] < self.limit else 0.0
         if self._phase == "up" and proven:
@@ -156,24 +163,32 @@ class Controller:
                 self._move()
         elif self._phase == "up":
             pays = reference is None or _elasticity(reference, here) < UP_PAYS_BELOW
-            self._judge(pays, here, back_to="down", now=now)
+            self._judge(pays, here, back_to="up" if self._step >= 1.0 else "down", now=now)
+        elif self._phase == "down":
+            if reference is not None and _elasticity(here, reference) > DOWN_PAYS_ABOVE:
+                # a moment of noise looks the same: only when the old limit is slow once more does the lower one stay
+                self._phase, self._candidate, self.limit = "confirm", here, reference[0]
+            else:
+                self._judge(False, here, back_to="up", now=now)
         else:
-            pays = reference is not None and _elasticity(here, reference) > DOWN_PAYS_ABOVE
-            self._judge(pays, here, back_to="up", now=now)
+            pays = _elasticity(self._candidate, here) > DOWN_PAYS_ABOVE
+            if pays:
+                self.limit, self._phase = self._candidate[0], "down"
+            self._judge(pays, self._candidate if pays else here, back_to="up", now=now)
         self._new_round()
 
     def _judge(self, pays: bool, here: tuple[float, float], *, back_to: str, now: float) -> None:
         """Go on in the probe's direction where it paid and can go on; else back to the reference, and hold."""
         if pays:
             self._reference = here
-            self._hold_scale = 1
+            self._hold_scale = FIRST_HOLD
             if self._move():
                 return
         elif self._reference is not None:
             self.limit = self._reference[0]
-        self._step = UP_STEP
+        self._is_paced = self._was_refused
         self._hold(back_to, now)
-        self._hold_scale = min(2 * self._hold_scale, 4)
+        self._hold_scale = min(2 * self._hold_scale, 4.0)
 
     def _move(self) -> bool:
         before = self.limit

@@ -81,23 +81,25 @@ class OpenAIConfig(Config):
     extra_body: dict[str, Any] = pydantic.Field(default_factory=dict)
     """Further fields of every request, such as vLLM's top_k; they win over ours."""
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, data: Any) -> Any:
+        # checked on the whole part, not on the field: an error about a field would repeat the secret as its value
+        if isinstance(data, dict):
+            name, url = data.get("api_key_env"), data.get("base_url")
+            if isinstance(name, str) and not re.fullmatch(r"[A-Za-z_]\w*", name):
+                raise ValueError("api_key_env is the name of an environment variable, not the key itself")
+            if isinstance(url, str) and ("@" in url or "?" in url or "#" in url):
+                raise ValueError("base_url holds no user, password or query; name the key's variable in api_key_env")
+        return data
+
     @pydantic.field_validator("base_url")
     @classmethod
     def _is_plain_url(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError('write a URL such as "http://127.0.0.1:8000/v1"')
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("a URL here holds no user, password or query; name the key's environment variable in api_key_env")
         return url.rstrip("/")
-
-    @pydantic.field_validator("api_key_env")
-    @classmethod
-    def _is_variable_name(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z_]\w*", name):
-            # the value may be a key pasted by mistake: it is not repeated here
-            raise ValueError("this is the name of an environment variable, not the key itself")
-        return name
 
 
 # vLLM in process joins here as VLLMConfig (kind "vllm") with its engine; until then such a config is an unknown tag

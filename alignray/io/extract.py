@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ XML_TYPES = frozenset({"text/xml", "application/xml"})
 NO_TYPES = frozenset({"", "*/*", "unknown/unknown", "application/unknown", "unknown"})
 HTML_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body")
 META_CHARSET = re.compile(rb"""<meta\b[^>]{0,512}?charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.I)
+META = re.compile(r"<meta\s[^>]{0,1000}", re.I)
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 BINARY_STARTS = (b"%PDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PK\x03\x04", b"\x1f\x8b", b"RIFF", b"\0\0")
 TAG = re.compile(r"(/?)([a-zA-Z][a-zA-Z0-9]{0,12})")
@@ -123,9 +124,16 @@ def parse_html(html: str) -> Any:
     return _guarded(lambda: HTMLTree.parse(html))
 
 
-def metas_of(tree: Any) -> list[tuple[str, str]]:
-    """Name and content of the meta elements, wherever they stand; those in comments and scripts are none."""
-    found = tree.document.query_selector_all("meta[name][content]") if tree.document else ()
+def metas_of(tree: Any, html: str, *, words: Iterable[str]) -> list[tuple[str, str]]:
+    """Name and content of the meta elements, wherever they stand; those in comments and scripts are none.
+
+    Args:
+        words: lower-case words; the tree is asked only where a meta element of the page has one.
+    """
+    metas = " ".join(META.findall(html)).lower()
+    if not tree.document or not any(word in metas for word in words):
+        return []
+    found = tree.document.query_selector_all("meta[name][content]")
     return [(meta.getattr("name"), meta.getattr("content")) for meta in found]
 
 

@@ -16,6 +16,8 @@ from typing import BinaryIO
 from fastwarc import stream_io
 
 CHUNK = 1 << 16
+GZIP_CHUNK = 1 << 14
+"""Smaller, as what is left of it is copied at the end of every member."""
 HISTORY = 1 << 24
 """Decoded bytes kept for going back to the header that a wrong Content-Length swallowed."""
 GZIP_MAGIC = b"\x1f\x8b\x08"
@@ -109,7 +111,7 @@ def _members(raw: BinaryIO, start: int) -> Generator[Chunk, None, Damage | None]
     while True:
         buffer = buffer.lstrip(b"\0")  # zero padding between members, as tapes and block stores leave it
         if len(buffer) < len(GZIP_MAGIC):
-            more = raw.read(CHUNK)
+            more = raw.read(GZIP_CHUNK)
             end += len(more)
             buffer += more
             if not more and not buffer:
@@ -125,7 +127,7 @@ def _members(raw: BinaryIO, start: int) -> Generator[Chunk, None, Damage | None]
         try:
             while not decoder.eof:
                 if not buffer:
-                    buffer = raw.read(CHUNK)
+                    buffer = raw.read(GZIP_CHUNK)
                     end += len(buffer)
                     if not buffer:
                         return Damage("truncated_file", member, "the file ends inside a gzip member")

@@ -20,7 +20,7 @@ from alignray.io.reasons import PageError
 HEAD_LIMIT = 1 << 16
 STATUS_LINE = re.compile(rb"(?:HTTP/\d(?:\.\d)? +)+(\d{3})\b")
 WANTED_HEADER = re.compile(
-    r"^(content-type|content-encoding|transfer-encoding|x-robots-tag|tdm-reservation|tdm-policy)[ \t]*:(.*(?:\n[ \t].*)*)",
+    rb"^(content-type|content-encoding|transfer-encoding|x-robots-tag|tdm-reservation|tdm-policy)[ \t]*:(.*(?:\n[ \t].*)*)",
     re.IGNORECASE | re.MULTILINE,
 )
 CHUNK_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]{0,256})?\r?\n")
@@ -56,8 +56,8 @@ def parse_response(block: bytes) -> HttpMessage:
         raise PageError("bad_http", f"no end of the headers within {HEAD_LIMIT} bytes")
     end, gap = min(ends, default=(len(block), 0))
     headers: dict[str, list[str]] = {}
-    for name, value in WANTED_HEADER.findall(block[:end].decode("latin-1")):
-        headers.setdefault(name.lower(), []).append(" ".join(value.split()))
+    for name, value in WANTED_HEADER.findall(block[:end]):
+        headers.setdefault(name.decode("ascii").lower(), []).append(" ".join(value.decode("latin-1").split()))
     return HttpMessage(int(status[1]), headers, block[end + gap :])
 
 

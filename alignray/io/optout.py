@@ -22,6 +22,8 @@ AI_AGENTS = frozenset({
     "ai2bot", "amazonbot", "anthropic-ai", "applebot-extended", "bytespider", "ccbot", "claudebot", "cohere-ai", "diffbot",
     "google-extended", "gptbot", "meta-externalagent", "omgilibot", "perplexitybot",
 })
+META_WORDS = frozenset({"robots", "tdm-", "noai", "noimageai", *AI_AGENTS})
+"""Where none of these is in a meta element there is no opt-out in it."""
 AGENT_PREFIX = re.compile(r"\s*([\w*-]{1,64})\s*:(.*)", re.DOTALL)
 VALUED_DIRECTIVES = frozenset({"max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"})
 DIRECTIVES: dict[str, Signal] = {"noai": "noai", "noimageai": "noimageai", "noindex": "noindex", "none": "noindex"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ from alignray.io.fetch import open_input
 from alignray.io.frames import Damage
 from alignray.io.gates import gate
 from alignray.io.httpmessage import HttpMessage, body_of, parse_response
-from alignray.io.optout import OptOut, find_optout, is_turned_away, relevant_headers
+from alignray.io.optout import META_WORDS, OptOut, find_optout, is_turned_away, relevant_headers
 from alignray.io.reasons import PageError
 from alignray.io.rows import Columns, Row, iter_json, iter_json_lines, iter_parquet
 from alignray.io.sources import IngestConfig, Split
@@ -99,7 +100,9 @@ def _page_outcome(record: StoredRecord, split: Split, config: IngestConfig) -> W
     url = _header(record, "WARC-Target-URI").strip("<>")
     try:
         text = _text(record, url, page, config)
-        gated = gate(text, config.gates, declared_languages=_header(record, "WARC-Identified-Content-Language"))
+        # only Common Crawl's WET files have a verdict on the text itself
+        declared = _header(record, "WARC-Identified-Content-Language") if record.kind == "conversion" else ""
+        gated = gate(text, config.gates, declared_languages=declared)
     except PageError as err:
         problem = err
     record_id, digest = _header(record, "WARC-Record-ID"), _header(record, "WARC-Payload-Digest") or _sha1(page.payload)
@@ -160,7 +163,7 @@ def _page_text(message: HttpMessage, page: _Page, config: IngestConfig) -> str:
     text = decode(page.payload, content_type)
     tree = parse_html(text) if kind == "html" else None
     if config.optout.policy != "ignore":
-        page.optout = find_optout(signals, metas_of(tree) if tree is not None else ())
+        page.optout = find_optout(signals, metas_of(tree, text, words=META_WORDS) if tree is not None else ())
         if is_turned_away(page.optout, config.optout):
             raise PageError("optout", ", ".join(sorted(page.optout.signals)))
     if tree is None:
@@ -177,7 +180,12 @@ def _sha1(payload: bytes) -> str:
 
 
 def _lenient(payload: bytes) -> str:
-    return payload[: 4 * Rejected.RAW_LIMIT].decode("utf-8", "replace")[: Rejected.RAW_LIMIT]
+    """The beginning of a payload, as UTF-8 or else byte by byte; replacing errors would cost more than a page's text."""
+    beginning = payload[: Rejected.RAW_LIMIT]
+    try:
+        return codecs.utf_8_decode(beginning, "strict", False)[0]
+    except UnicodeDecodeError:
+        return beginning.decode("latin-1")
 
 
 def _json(evidence: Mapping[str, object]) -> str:

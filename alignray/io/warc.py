@@ -96,7 +96,7 @@ def _until_damage(source: RecordStream, max_block_bytes: int) -> Generator[Store
                 break
             start = record.stream_pos
             offset = source.stored_offset(start)
-            end = start + _header_length(source.slice(start, start + HEADER_LIMIT)) + record.content_length
+            end = start + _header_length(source, start) + record.content_length
             stored = _stored(record, offset, max_block_bytes)
             yield stored
     except OSError as err:
@@ -134,10 +134,14 @@ def _is_gap(source: RecordStream, start: int, stop: int) -> bool:
     return stop - start > 4 and bool(source.slice(start, min(stop, start + GAP_LIMIT)).strip())
 
 
-def _header_length(head: bytes) -> int:
-    """Length of a WARC header with its blank line, CRLF or LF."""
-    ends = [position + len(mark) for mark in (b"\r\n\r\n", b"\n\n") if (position := head.find(mark)) >= 0]
-    return min(ends, default=len(head))
+def _header_length(source: RecordStream, start: int) -> int:
+    """Length of the WARC header at ``start`` with its blank line, CRLF or LF."""
+    for limit in (1 << 11, HEADER_LIMIT):
+        head = source.slice(start, start + limit)
+        ends = [position + len(mark) for mark in (b"\r\n\r\n", b"\n\n") if (position := head.find(mark)) >= 0]
+        if ends:
+            return min(ends)
+    return len(head)
 
 
 def _stored(record: Any, offset: int, max_block_bytes: int) -> StoredRecord:
@@ -149,5 +153,5 @@ def _stored(record: Any, offset: int, max_block_bytes: int) -> StoredRecord:
         block = record.reader.read()
         num_read = len(block)
     # quirks mode reads a missing or unreadable length as 0
-    has_length = (record.headers.get("Content-Length") or "").strip().isdigit()
+    has_length = length > 0 or (record.headers.get("Content-Length") or "").strip() == "0"
     return StoredRecord(kind, record.headers, block, length, offset, is_whole=has_length and num_read == length)

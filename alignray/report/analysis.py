@@ -166,12 +166,13 @@ def _summarize(lengths: Sequence[int]) -> LengthSummary | None:
     p05, p25, p50, p75, p95, p99 = (float(q) for q in np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)))
     width = _round_width(max(p99, 1.0) / NUM_BINS)
     edges = width * np.arange(NUM_BINS + 1)
-    counts = np.bincount(np.minimum(values // width, NUM_BINS).astype(np.int64), minlength=NUM_BINS + 1)
+    counts = np.bincount(np.minimum(values // width, NUM_BINS), minlength=NUM_BINS + 1)
+    used = NUM_BINS if counts[-1] else int(np.flatnonzero(counts)[-1]) + 1
     return LengthSummary(
         count=len(values), mean=float(values.mean()), std=float(values.std()), min=int(values.min()),
         p05=p05, p25=p25, p50=p50, p75=p75, p95=p95, max=int(values.max()),
         histogram=Histogram(
-            edges=[float(edge) for edge in edges], counts=[int(c) for c in counts[:-1]], over=int(counts[-1])
+            edges=[float(edge) for edge in edges[: used + 1]], counts=[int(c) for c in counts[:used]], over=int(counts[-1])
         ),
     )
 

@@ -76,8 +76,8 @@ def render_card(run: RunFolder) -> str:
         _funnel(run),
         _optout(run),
         "## Licence\n\nThe text of the pages belongs to the sites it came from, and nothing here grants a licence to it. Pages "
-        "from Common Crawl come under the [Common Crawl terms of use](https://commoncrawl.org/terms-of-use). What the models wrote "
-        "comes under the terms of these models. Check all three before you train on the rows or pass them on.",
+        "from Common Crawl come under the [Common Crawl terms of use](https://commoncrawl.org/terms-of-use). What the models "
+        "wrote comes under the terms of these models. Check all three before you train on the rows or pass them on.",
         _table("## Columns", ("column", "meaning"), [(f"`{name}`", meaning) for name, meaning in COLUMNS.items()]),
         _reproduce(run),
         "## Limits\n\n- Requests and answers were written by models and were not read by people. They can be wrong, and can "
@@ -124,7 +124,8 @@ def _summary(run: RunFolder, rows: int) -> str:
         "([arXiv:2504.15573](https://arxiv.org/abs/2504.15573)) by alignray. `report.html` in this folder shows the run.",
     ]
     if status != "done":
-        lines.append(f"**The run's status is: {escape_markdown(STATUS.get(status, status))}.** The counts below may still change.")
+        shown = escape_markdown(STATUS.get(status, status))
+        lines.append(f"**The run's status is: {shown}.** The counts below may still change.")
     lines.append(
         "```python\nfrom datasets import load_dataset\n\n"
         'rows = load_dataset("path/to/this/folder", split="train")\n'

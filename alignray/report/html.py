@@ -393,7 +393,7 @@ def _throughput(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             return None
         drawn = charts.lines(series, title=title, x_unit=f"{unit} of work", breaks=[place / scale for place in breaks])
         labels = [(f"s{index % 6}", one.label) for index, one in enumerate(series)] if legend else []
-        return {"title": title, "meaning": meaning, "chart": drawn, "legend": labels}
+        return {"title": title, "meaning": meaning, "chart": drawn, "legend": labels, "resumed": bool(breaks)}
 
     def rate_of(key: str) -> list[tuple[float, float] | None]:
         gained = [0.0] * num_bins

@@ -58,10 +58,10 @@ class RunFolder:
         return seed if isinstance(seed, int) else 0
 
     def part_paths(self) -> list[Path]:
-        return sorted((self.path / "parts").glob("*.parquet"))
+        return _readable((self.path / "parts").glob("*.parquet"))
 
     def reject_paths(self) -> list[Path]:
-        return sorted((self.path / "rejects").glob("*.parquet"))
+        return _readable((self.path / "rejects").glob("*.parquet"))
 
 
 def read_run(run_dir: str | Path) -> RunFolder:
@@ -148,6 +148,18 @@ def reject_reasons(run: RunFolder) -> list[RejectReason]:
         RejectReason(step, reason, count, examples.get((step, reason, least[step, reason][0])))
         for (step, reason), count in top
     ]
+
+
+def _readable(paths: Iterable[Path]) -> list[Path]:
+    """The files whose footer is there, in name order; a file that is being written or was torn by a kill is left out."""
+    found = []
+    for path in sorted(paths):
+        try:
+            pq.read_metadata(path)
+            found.append(path)
+        except (pa.ArrowInvalid, OSError) as err:
+            logger.warning("%s: not a whole parquet file (%s); the report goes without it", path, err)
+    return found
 
 
 def _ids(paths: Iterable[Path]) -> Iterator[tuple[Path, str, str]]:

@@ -1,0 +1,25 @@
+"""Fixtures that every room's tests may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The shared folder of real test data: ALIGNRAY_DATA, else ../shared/data beside the repository.
+
+    Tests that need it are skipped where it is not there, and fail instead under ALIGNRAY_REQUIRE_DATA=1.
+    """
+    path = Path(os.environ.get("ALIGNRAY_DATA") or ROOT.parent / "shared" / "data")
+    if not path.is_dir():
+        message = f"no test data at {path}; set ALIGNRAY_DATA"
+        if os.environ.get("ALIGNRAY_REQUIRE_DATA") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
