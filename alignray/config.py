@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ import yaml
 from alignray.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+_SECRET = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
+_HARMLESS = re.compile(r"_env$|tokens(_key)?$|^tokens|_tokens")
 
 
 class Config(pydantic.BaseModel):
@@ -35,6 +39,8 @@ def load_config(cls: type[ConfigT], path: str | Path, *, overrides: Sequence[str
         text = path.read_text()
     except OSError as err:
         raise ConfigError(f"{path}: cannot read the config ({err.strerror}); name an existing YAML file") from err
+    except UnicodeDecodeError as err:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {err.start}); name a YAML file") from err
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
@@ -60,6 +66,11 @@ def fingerprint(config: Config, *, without: Sequence[str] = ()) -> str:
     """16 hex digits over everything in the config except the named top-level keys."""
     data = config.model_dump(mode="json", exclude=set(without))
     return hashlib.blake2b(orjson.dumps(data, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+
+
+def may_be_secret(key: str) -> bool:
+    """Whether the value under such a key should not be repeated; names of environment variables may be."""
+    return bool(_SECRET.search(key)) and not _HARMLESS.search(key)
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -99,12 +110,12 @@ def _apply(data: dict[str, Any], override: str, origins: dict[tuple[str, ...], s
     for position, part in enumerate(path[:-1]):
         if isinstance(target, list):
             target = _item(target, part, override)
+            if not isinstance(target, dict | list):
+                raise ConfigError(f"--set {override!r}: {'.'.join(path[: position + 1])} = {target!r} has no keys of its own")
             continue
         if not isinstance(target.get(part), dict | list):
             target[part] = {}
         target = target[part]
-        if not isinstance(target, dict | list):
-            raise ConfigError(f"--set {override!r}: {'.'.join(path[: position + 1])} has no keys of its own")
     if isinstance(target, list):
         _item(target, path[-1], override)
         target[int(path[-1])] = parsed
@@ -113,7 +124,7 @@ def _apply(data: dict[str, Any], override: str, origins: dict[tuple[str, ...], s
 
 
 def _item(items: list[Any], part: str, override: str) -> Any:
-    if not part.isdigit() or int(part) >= len(items):
+    if not part.isdecimal() or int(part) >= len(items):
         raise ConfigError(f"--set {override!r}: {part!r} is not a position in a list of {len(items)}; count from 0")
     return items[int(part)]
 
@@ -164,5 +175,6 @@ def _explain(
         choices = [choice.strip(" '\"") for choice in expected.replace(" or ", ",").split(",")]
         near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
         hint = f'; did you mean "{near[0]}"?' if near else ""
-    shown = "" if isinstance(value, dict | list) else f" = {value!r}"
+    shown = "" if isinstance(value, dict | list) or may_be_secret(key.removesuffix("_env")) else f" = {value!r}"
+    shown = re.sub(r"//[^/@\s]*@", "//...@", shown)  # user and password of a URL
     return f"{where}: {'.'.join(location) or 'config'}{shown}: {message[:1].lower()}{message[1:]}{hint}"

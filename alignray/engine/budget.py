@@ -61,7 +61,8 @@ class Budget:
     def settle(self, key: str, usd: float, tokens: int) -> None:
         """Replace a reservation with what the call really cost."""
         reserved_usd, reserved_tokens = self.reserved.pop(key, (0.0, 0))
-        self._reserved_usd -= reserved_usd
+        # nothing out is exactly 0: rounding must not add up to a cap that moves
+        self._reserved_usd = self._reserved_usd - reserved_usd if self.reserved else 0.0
         self._reserved_tokens -= reserved_tokens
         self.spent_usd += usd
         self.spent_tokens += tokens

@@ -82,7 +82,7 @@ class CommitLog:
         try:
             marker = orjson.loads(self.storage.read(path))
             return Commit(stage, name, marker["files"], marker["bytes"], marker["counts"], marker["extra"])
-        except (orjson.JSONDecodeError, KeyError) as err:
+        except (orjson.JSONDecodeError, KeyError, TypeError) as err:
             where = self.storage.path(path)
             raise ResumeError(f"{where}: not a commit marker ({err}); restore it or start over with --new-run") from err
 

@@ -61,11 +61,23 @@ def decoded(raw: BinaryIO, *, resync: bytes | None = None) -> Iterator[Chunk | D
         resync: how a gzip member must begin for reading to go on with it behind damage; None ends at the first damage.
     """
     magic = magic_of(raw)
-    if magic.startswith(GZIP_MAGIC[:2]):
+    if is_gzip(raw, resync):
         return _gzip_chunks(raw, resync)
     if magic.startswith(FRAME_MAGICS):
         return _frame_chunks(raw, magic)
     return _plain_chunks(raw)
+
+
+def is_gzip(raw: BinaryIO, resync: bytes | None) -> bool:
+    """True for gzip, also where the file begins with damage and the first member comes later."""
+    magic = magic_of(raw)
+    if magic.startswith(GZIP_MAGIC[:2]):
+        return True
+    if resync is None or magic.startswith((resync, *FRAME_MAGICS)):
+        return False
+    is_behind_damage = _next_member(raw, 0, resync) is not None
+    raw.seek(0)
+    return is_behind_damage
 
 
 def _plain_chunks(raw: BinaryIO) -> Iterator[Chunk]:
@@ -170,8 +182,7 @@ class RecordStream:
     """Decoded bytes as the file object a WARC reader wants. It seems to end at damage; then ``take_damage`` says what."""
 
     def __init__(self, raw: BinaryIO) -> None:
-        magic = magic_of(raw)
-        self._is_plain = not magic.startswith(GZIP_MAGIC[:2])
+        self._is_plain = not is_gzip(raw, b"WARC/")
         self._chunks = decoded(raw, resync=b"WARC/")
         self._ahead: deque[tuple[int, Chunk]] = deque()
         self._behind: deque[tuple[int, Chunk]] = deque()

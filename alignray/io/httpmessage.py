@@ -126,6 +126,8 @@ def _inflated(data: bytes, wbits: int, max_bytes: int) -> bytes:
         raise PageError("bad_content_encoding", str(err)) from err
     if len(body) > max_bytes:
         raise PageError("payload_too_large", f"more than {max_bytes} bytes when unpacked")
+    if not body and not decoder.eof:
+        raise PageError("bad_content_encoding", "cut before its first byte")
     return body
 
 
@@ -143,6 +145,8 @@ def _unbrotlied(data: bytes, max_bytes: int) -> bytes:
         if _is_text(data) and not parts:
             return data
         raise PageError("bad_content_encoding", str(err)) from err
+    if not parts and not decoder.is_finished():
+        raise PageError("bad_content_encoding", "cut before its first byte")
     return b"".join(parts)
 
 

@@ -10,7 +10,6 @@ One JSON line per event in ``calls/``, each process appending to a file of its o
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Collection, Iterator
@@ -21,10 +20,17 @@ import orjson
 
 from alignray.io.storage import Appender, Storage
 from alignray.schema import ChatRequest, Completion
+from alignray.seeding import row_id_of
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "calls"
+_OUTCOME = frozenset({"key", "id", "step", "role", "settles"})
+_NEEDED = {
+    "grant": frozenset({"id", "usd", "tokens", "session"}),
+    "refused": _OUTCOME,
+    "text": _OUTCOME | {"finish", "pt", "ct", "usd", "model", "s"},
+}
 
 
 def call_key(row_id: str, step: str, model: str, request: ChatRequest) -> str:
@@ -33,7 +39,7 @@ def call_key(row_id: str, step: str, model: str, request: ChatRequest) -> str:
     for message in request.messages:
         parts += [message.role, message.content]
     parts.append(f"{request.max_new_tokens}|{request.temperature}|{request.top_p}|{request.stop}|{request.json_schema}")
-    return hashlib.blake2b("\x00".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return row_id_of(*parts)[:24]
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,11 @@ def read_events(storage: Storage) -> Iterator[dict[str, Any] | None]:
                 event = orjson.loads(line)
             except orjson.JSONDecodeError:
                 event = None
-            yield event if isinstance(event, dict) else None
+            yield event if isinstance(event, dict) and _is_whole(event) else None
+
+
+def _is_whole(event: dict[str, Any]) -> bool:
+    return any(kind in event and event.keys() >= needed for kind, needed in _NEEDED.items())
 
 
 def answer_of(event: dict[str, Any]) -> Completion | Refusal:

@@ -64,7 +64,14 @@ def _values(column: Any) -> list[Any]:
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
-        return list(column.cast(pa.binary() if pa.types.is_string(column.type) else pa.large_binary()).to_pylist())
+        return [_lenient(value) for value in column.cast(pa.large_binary()).to_pylist()]
+
+
+def _lenient(value: bytes | None) -> str | bytes | None:
+    try:
+        return value.decode() if value is not None else None
+    except UnicodeDecodeError:
+        return value
 
 
 def iter_json_lines(raw: BinaryIO, columns: Columns, *, max_bytes: int) -> Iterator[Row | Damage]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,23 +11,20 @@ from typing import Any
 import orjson
 import yaml
 
-from alignray.config import changed_keys
+from alignray.config import changed_keys, may_be_secret
 from alignray.errors import ResumeError
 from alignray.io.storage import Appender, Storage
 
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
-_SECRET = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
-_HARMLESS = re.compile(r"_env$|tokens(_key)?$|^tokens|_tokens")
 
 
 def redacted(value: Any, key: str = "") -> Any:
     """The value with everything that may be a secret replaced; names of environment variables stay."""
     if isinstance(value, Mapping):
-        return {name: redacted(inner, str(name)) for name, inner in value.items()}
+        return {name: redacted(inner, key if may_be_secret(key) else str(name)) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(inner, key) for inner in value]
-    is_secret = isinstance(value, str) and value and _SECRET.search(key) and not _HARMLESS.search(key)
-    return "(redacted)" if is_secret else value
+    return "(redacted)" if isinstance(value, str) and value and may_be_secret(key) else value
 
 
 def now() -> str:
@@ -48,30 +44,33 @@ class RunFolder:
         """The manifest, or None for a folder where no run has begun."""
         if not self.storage.exists(MANIFEST):
             return None
+        where = self.storage.path(MANIFEST)
         try:
-            return orjson.loads(self.storage.read(MANIFEST))
+            manifest = orjson.loads(self.storage.read(MANIFEST))
         except orjson.JSONDecodeError as err:
-            raise ResumeError(f"{self.storage.path(MANIFEST)}: not JSON ({err}); restore it or start over with --new-run") from err
+            raise ResumeError(f"{where}: not JSON ({err}); restore it or start over with --new-run") from err
+        if not isinstance(manifest, dict) or not {"identity", "sessions"} <= manifest.keys():
+            raise ResumeError(f"{where}: not the manifest of a run; restore it or start over with --new-run")
+        return manifest
 
     def begin(self, config: Mapping[str, Any], identity: Mapping[str, Any], facts: Mapping[str, Any], *, new_run: bool) -> dict[str, Any]:
         """Start the run, or take it up again where ``identity`` is what it was.
 
         Args:
             config: resolved config, to be shown; secrets are redacted here.
-            identity: everything that decides the rows.
+            identity: everything that decides the rows; secrets are redacted here, so that a new key is no other run.
             facts: versions and the like, for a new manifest.
 
         Raises:
             ResumeError: the folder holds a run of another identity; the message lists what changed.
         """
-        known = self.manifest()
-        if known is not None and new_run:
+        if new_run and self.storage.exists(MANIFEST):  # also one that cannot be read
             self._set_aside()
-            known = None
+        known, identity = self.manifest(), orjson.loads(orjson.dumps(redacted(identity)))
         if known is None:
-            known = {"started": now(), "identity": dict(identity), "sessions": 0}
-        elif known["identity"] != orjson.loads(orjson.dumps(identity)):
-            changes = changed_keys(known["identity"], orjson.loads(orjson.dumps(identity)))
+            known = {"started": now(), "identity": identity, "sessions": 0}
+        elif known["identity"] != identity:
+            changes = changed_keys(known["identity"], identity)
             raise ResumeError(
                 f"{self.root} holds a run of another config: {'; '.join(changes[:8])}"
                 f"{f' and {len(changes) - 8} more' if len(changes) > 8 else ''}; "

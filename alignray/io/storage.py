@@ -119,8 +119,9 @@ class Storage:
 class Appender:
     """An append-only file of lines; ``append`` returns once the lines survive the death of this process.
 
-    Locally every call is one write to one file. An object store cannot append, so lines go to numbered segments, each
-    put whole; callers there should hand over many lines at a time.
+    Locally every call is one write to one file; a line that a killed writer left unfinished is closed first. An object
+    store cannot append, so lines go to numbered segments, each put whole and never over another; callers there should
+    hand over many lines at a time.
     """
 
     def __init__(self, storage: Storage, folder: str, name: str) -> None:
@@ -133,13 +134,17 @@ class Appender:
         """Add newline-terminated lines."""
         with self._lock:
             if not self._storage.is_local:
-                self._storage.write(f"{self._folder}/{self._name}-{self._segment:06d}.jsonl", lines)
+                while not self._storage.write(f"{self._folder}/{self._name}-{self._segment:06d}.jsonl", lines, exclusive=True):
+                    self._segment += 1
                 self._segment += 1
                 return
             if self._descriptor is None:
                 path = Path(self._storage.path(f"{self._folder}/{self._name}.jsonl"))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+                size = os.fstat(self._descriptor).st_size
+                if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+                    lines = b"\n" + lines
             view = memoryview(lines)
             while view:
                 view = view[os.write(self._descriptor, view):]

@@ -45,11 +45,14 @@ class PromptTemplate:
         """The prompt with its fields filled in.
 
         Raises:
-            ConfigError: the fields given are not the fields the text names.
+            ConfigError: the fields given are not the fields the text names, or the template cannot be filled in with them.
         """
         if fields.keys() != self.fields:
             raise ConfigError(f'prompt "{self.name}" needs field(s) {_names(self.fields)}; got {_names(fields)}')
-        return self._template.render(fields)
+        try:
+            return self._template.render(fields)
+        except jinja2.TemplateError as err:
+            raise ConfigError(f'prompt "{self.name}": {err.message}') from err
 
 
 def _names(fields: object) -> str:
@@ -68,11 +71,14 @@ def load_prompt(name: str, prompts_dir: str | None = None) -> PromptTemplate:
             raise ConfigError(f"prompts.dir = {prompts_dir!r} is not a folder")
         shadow = Path(prompts_dir) / f"{name}.txt"
         if shadow.is_file():
-            return PromptTemplate(name, shadow.read_text())
+            try:
+                return PromptTemplate(name, shadow.read_text(encoding="utf-8"))
+            except UnicodeDecodeError as err:
+                raise ConfigError(f'prompt "{name}": {shadow} is not UTF-8 text (byte {err.start})') from err
     packaged = resources.files("alignray.prompts").joinpath(f"{name}.txt")
     if not packaged.is_file():
         raise ConfigError(f'there is no prompt "{name}"; the package has: {", ".join(prompt_names())}')
-    return PromptTemplate(name, packaged.read_text())
+    return PromptTemplate(name, packaged.read_text(encoding="utf-8"))
 
 
 def prompt_names() -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 from tests.ray.conftest import SAMPLE
 from tests.ray.run_files import assert_nothing_is_lost, journal_of, rows_of
 
+from alignray.engine.scripted import REFUSALS
 from alignray.errors import ConfigError, RecordError, ResumeError
 from alignray.pipelines.inspect_run import status_of, trace
 from alignray.pipelines.webr import Outcome
@@ -82,7 +83,7 @@ def test_failed_cut_and_refused_answers_are_counted_and_written(run_webr: Run, t
     outcome = run_webr(tmp_path / "run", engines=engines)
     assert {name.rpartition("/")[2] for name in outcome.rejected} >= {"refusal", "scripted", "cut_at_max_tokens"}
     rejects = [row for row in rows_of(tmp_path / "run", "rejects") if row["reason"] == "refusal"]
-    assert all("sorry" in row["raw"].lower() or "can" in row["raw"].lower() for row in rejects)
+    assert rejects and all(any(refusal.startswith(row["raw"]) for refusal in REFUSALS) for row in rejects)
     assert_nothing_is_lost(tmp_path / "run")
 
 

@@ -26,7 +26,7 @@ def leading_sections(text: str, unit: Callable[[str], float]) -> str:
     sections = text.split("\n\n")
     if len(sections) == 1:
         return text
-    sections = [_HEADING.sub("", section.strip()).strip() for section in sections if section.strip()]
+    sections = [body for section in sections if (body := _HEADING.sub("", section.strip()).strip())]
     if unit("cut") < 0.5:
         sections = sections[: 1 + int(unit("sections") * len(sections))]
     return "\n\n".join(sections)

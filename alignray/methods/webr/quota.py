@@ -35,24 +35,35 @@ def branch_shares(config: WebRConfig) -> dict[str, float]:
 
 
 def largest_balanced(available: Mapping[str, int], shares: Mapping[str, float]) -> int:
-    """Most rows whose split by ``shares`` is covered by ``available``; 0 when a share has nothing."""
+    """Most rows whose split by ``shares`` is covered by ``available``."""
     total = sum(shares.values())
-    bounds = [available.get(name, 0) * total / share for name, share in shares.items() if share > 0]
-    rows = int(min(bounds, default=0)) + len(shares)
+    # a quota is at least the rounded-down share, so no more rows than these can be covered
+    bounds = [(available.get(name, 0) + 1) * total / share for name, share in shares.items() if share > 0]
+    rows = int(min(bounds, default=0)) + 1
     while rows > 0 and any(count > available.get(name, 0) for name, count in quotas(rows, shares).items()):
         rows -= 1
     return rows
 
 
 def fill(target: int, available: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
-    """``target`` split over sources by weight; what a source cannot give is split over the others again."""
-    taken = dict.fromkeys(weights, 0)
-    while (missing := target - sum(taken.values())) > 0:
-        open_weights = {name: weight for name, weight in weights.items() if taken[name] < available.get(name, 0)}
-        if not open_weights:
-            break
-        for name, count in quotas(missing, open_weights).items():
-            taken[name] += min(count, available[name] - taken[name])
+    """``target`` split over sources by weight; what a source cannot give is split over the others.
+
+    Each next one goes to the source that is furthest behind its weight (Sainte-Lague), so that a larger target never
+    takes fewer of any source; largest remainders would (the Alabama paradox).
+    """
+    limits = {name: available.get(name, 0) for name, weight in weights.items() if weight > 0}
+    if target >= sum(limits.values()):
+        return {name: limits.get(name, 0) for name in weights}
+    low, high = 0.0, max((limits[name] + 1) / weights[name] for name in limits)
+    for _ in range(64):  # the level that all sources reach together, from below
+        middle = (low + high) / 2
+        reached = sum(min(limits[name], int(middle * weights[name] + 0.5)) for name in limits)
+        low, high = (middle, high) if reached <= target else (low, middle)
+    low *= 1 - 1e-12  # what stands at that level, but for rounding, is left to the exact order below
+    taken = {name: min(limits.get(name, 0), int(low * weight + 0.5)) for name, weight in weights.items()}
+    while sum(taken.values()) < target:  # ties to the first name
+        open_names = [name for name in limits if taken[name] < limits[name]]
+        taken[min(open_names, key=lambda name: ((taken[name] + 0.5) / weights[name], name))] += 1
     return taken
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import partial
 
 from alignray.prompts import load_prompt
@@ -28,9 +29,9 @@ def read_level(text: str, levels: tuple[str, ...]) -> str | None:
     lowered = " ".join(text.lower().split())
     found: list[str] = []
     for level in sorted(levels, key=len, reverse=True):
-        if level in lowered:
+        lowered, count = re.subn(rf"\b{level}\b", " ", lowered)
+        if count:
             found.append(level)
-            lowered = lowered.replace(level, " ")
     return found[0] if len(found) == 1 else None
 
 

@@ -107,7 +107,7 @@ def _read_response(draft: WebRDraft, completion: Completion | None, *, config: W
         return text
     if draft.branch == "response" and config.refine:
         return _paid(draft, completion, rollout=text)
-    return _answered("webr/response", _paid(draft, completion, response=text), config)
+    return _answered("webr/response", _paid(draft, completion, response=text), completion.text, config)
 
 
 def _read_refined(draft: WebRDraft, completion: Completion | None, *, config: WebRConfig) -> WebRDraft | Rejected:
@@ -118,12 +118,12 @@ def _read_refined(draft: WebRDraft, completion: Completion | None, *, config: We
         return text
     if config.preamble == "original":
         text = strip_improved_original(text)
-    return _answered("webr/refine", _paid(draft, completion, response=text), config)
+    return _answered("webr/refine", _paid(draft, completion, response=text), completion.text, config)
 
 
-def _answered(name: str, draft: WebRDraft, config: WebRConfig) -> WebRDraft | Rejected:
+def _answered(name: str, draft: WebRDraft, raw: str, config: WebRConfig) -> WebRDraft | Rejected:
     if not draft.response.strip():
-        return Rejected(draft.row_id, name, "empty")
+        return Rejected(draft.row_id, name, "empty", raw[: Rejected.RAW_LIMIT])
     if config.refusals == "prefix" and is_refusal_original(draft.response):
-        return Rejected(draft.row_id, name, "refusal", draft.response[: Rejected.RAW_LIMIT])
+        return Rejected(draft.row_id, name, "refusal", raw[: Rejected.RAW_LIMIT])
     return draft

@@ -6,22 +6,44 @@ import re
 
 _PREFIXES = ("I'm sorry", "I apologize")
 
-# refusals after normalising apostrophes, case and white space; matched at the start of a text, a short preamble allowed
+# Refusals after normalising apostrophes, case and white space. An apology alone turns nothing down ("I'm sorry to hear
+# that", a letter that says "I apologize for the delay"): it counts when nothing follows, or a "but", or that the
+# speaker cannot do what was asked. What one cannot do decides too: "I can't help but smile" is no refusal.
+_TASK = (
+    r"(?:help(?! but\b| \w+ing\b)|assist|comply|fulfil|provide(?! for\b)|create|generate|rewrite|produce|engage in|proceed"
+    r"|(?:do|answer|write|complete|continue|process|respond to|support|access|view|see|open|offer|give|perform|discuss|share|make) "
+    r"(?:you |with |on |any |an? )?(?:that|this|these|such|so\b|what you|your|the (?:text|page|request|content|link|url|file)|external|real-time|advice"
+    r"|information|instructions|recommendations|questions?|urls?|links|websites))"
+)
+_CANNOT = (
+    r"(?:(?:cannot|can't) (?:and|or) (?:will not|won't)|cannot|can't|can not|won't|will not|am unable to|'m unable to|am not able to|'m not able to|refuse to|must refuse to"
+    r"|(?:must|have to|need to) (?:respectfully |politely )?decline to|do not feel comfortable|don't feel comfortable)"
+)
+_DECLINES = (
+    rf"(?:\b(?:i|we) ?{_CANNOT}(?: {_TASK}|[.,;!]|$)"
+    r"|\b(?:i|we) (?:must|have to|need to) (?:respectfully |politely )?decline(?:[.,;!]|$| (?:this|that|the|your) request))"
+)
+_AS_MODEL = (
+    r"as an? (?:(?:ai|artificial intelligence)(?: (?:language )?(?:model|assistant|chatbot|system|program))?|(?:large )?language model)"
+    r"(?: (?:created|trained|developed|made) by \w+)?(?:,| i\b|:)"
+)
 _REFUSAL = re.compile(
-    r"^(?:(?:oh|well|hello|hi|unfortunately|regrettably|sorry)[,.!:;]? )*"
+    r"^(?:(?:oh|well|hello|hi|unfortunately|regrettably)[,.!:;]? )*"
     r"(?:"
-    r"(?:i'm|i am|im) (?:(?:really|very|so|truly) )?sorry"
-    r"|i apologi[sz]e|(?:my )?apologies|please accept my apolog"
-    r"|sorry,? (?:but )?(?:i|we|as an ai|that)\b"
-    r"|(?:but )?i (?:cannot|can't|can not|won't|will not|am unable to|'m unable to|am not able to|must decline|refuse to)"
-    r" (?:help|assist|comply|fulfil+|provide|create|generate|write|answer|do|produce|complete|engage|support|continue|process|access|respond|rewrite)"
-    r"|i'm (?:unable|not able) to|i must decline|i have to decline"
-    r"|as an? (?:ai|artificial intelligence|(?:large )?language model)\b.{0,80}?\b(?:cannot|can't|unable|not able|don't have|do not have)"
+    r"(?:(?:(?:i'm|i am|im) (?:(?:really|very|so|truly|deeply) )?)?sorry|i (?:sincerely )?apologi[sz]e|(?:my )?(?:sincere )?apologies"
+    r"|please accept my (?:sincere )?apolog\w+)"
+    rf"(?:[.!]*$|[.,;:!]? (?:but|however)\b|[.,;:!]? (?:but )?that(?:'s| is) (?:not something|something i)|.{{0,160}}?{_DECLINES}"
+    rf"|[.,;:!]? {_AS_MODEL})"
+    rf"|(?:but )?{_DECLINES}"
+    rf"|{_AS_MODEL}.{{0,80}}?(?:\b(?:cannot|can't|unable|not able|don't have|do not have|not programmed)\b|{_DECLINES})"
     r")"
 )
+_NAMED = r"(?:request|instruction|question|query|prompt|task|answer|response|version|persona|profile|description|output)"
 _PREAMBLE = re.compile(
     r"^(?:(?:sure|certainly|of course|okay|ok|absolutely|great)[,.!:]*\s+)?"
-    r"(?:here(?:'s| is| are)\b[^\n:]{0,120}:|(?:the |my |your )?(?:improved|better|refined|revised) (?:answer|response)\s*:|"
+    # "Here is ...:" goes when it stands on a line of its own or names what it announces: "Here's the thing: it rains" stays
+    rf"(?:here(?:['\u2019]s| is| are)\b(?:[^\n:]{{0,120}}:[ \t*]*\n|[^\n:]{{0,80}}\b{_NAMED}\b[^\n:]{{0,60}}:)"
+    r"|(?:the |my |your )?(?:improved|better|refined|revised) (?:answer|response)\s*:|"
     r"(?:request|instruction|question|answer|response|persona|profile|description)\s*:|sure[,.!]*\s*\n)\s*",
     re.IGNORECASE,
 )
@@ -30,7 +52,7 @@ _RULE = re.compile(r"^\s*(?:[-*_]\s*){3,}\n")
 
 
 def _normalized(text: str) -> str:
-    text = text[:400].replace("\u2019", "'").replace("\u2018", "'").replace("\u02bc", "'")
+    text = text[:400].replace("\u2019", "'").replace("\u2018", "'").replace("\u02bc", "'").replace("**", "")
     return " ".join(text.lower().strip(" \t\n\"'*#>-").split())
 
 
@@ -47,7 +69,13 @@ def is_refusal_original(text: str) -> bool:
 def strip_preamble(text: str) -> str:
     """The text without "Here is ...:" and its kind, outer quotes and outer rules; never empties a text that has content."""
     stripped = text.strip()
-    body = _PREAMBLE.sub("", stripped.replace("\u2019", "'", 1) if stripped[:10].find("\u2019") >= 0 else stripped, count=1).strip()
+    while (body := _stripped_once(stripped)) != stripped:
+        stripped = body
+    return stripped
+
+
+def _stripped_once(stripped: str) -> str:
+    body = _PREAMBLE.sub("", stripped, count=1).strip()
     body = _RULE.sub("", body + "\n").strip()
     closing = _QUOTES.get(body[:1])
     if closing and len(body) > 2 and body.endswith(closing) and closing not in body[1:-1] and body[0] not in body[1:-1]:
