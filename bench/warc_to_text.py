@@ -3,7 +3,7 @@
 All read the same file: records of a few real crawls, repeated under new record ids until it is long enough. "bare" is
 fastwarc and resiliparse with nothing around them: no damage handling, digests, opt-outs, language, length or accounting.
 Ours runs with its default gates for any language. CPU seconds of one thread; then the order is turned round and each
-one's better time counts. datatrove reads a part of the file (it takes long) and its rate is scaled by pages.
+one's best time counts. datatrove, which takes long, is compared once, on one copy of the records.
 
     python bench/warc_to_text.py [--quick] [--peer-python PYTHON] [--rounds N]
 
@@ -23,10 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fastwarc.warc import ArchiveIterator, response
 from resiliparse.extract.html2text import extract_plain_text
@@ -37,7 +39,10 @@ from alignray.io.records import read_split
 from alignray.io.sources import IngestConfig, SourceConfig, list_splits
 from alignray.schema import WebDocument
 
-CRAWLS = ("cc_resiliparse.warc.gz", "cc_dolma_0000.warc.gz", "cc_whirlwind.warc.gz", "iah_blackbook_2008.warc.gz", "serp_stackoverflow.warc.gz")
+CRAWLS = (
+    "cc_resiliparse.warc.gz", "cc_dolma_0000.warc.gz", "cc_whirlwind.warc.gz", "iah_blackbook_2008.warc.gz",
+    "serp_stackoverflow.warc.gz",
+)
 RECORD_ID = re.compile(rb"(WARC-Record-ID: <urn:uuid:)[0-9a-fA-F]{8}")
 MARK, BARE_MARK = 20.0, 0.8
 
@@ -65,8 +70,8 @@ json.dump({"seconds": seconds, "num_pages": num_pages, "texts": texts,
 """
 
 
-def build(crawls: list[Path], path: Path, num_bytes: int) -> None:
-    """A .warc.gz of at least ``num_bytes`` with every record's id its own."""
+def build(crawls: list[Path], path: Path, num_bytes: int = 1) -> None:
+    """A .warc.gz of whole copies, at least ``num_bytes`` long, with every record's id its own."""
     members = [member for crawl in crawls for member in split_members(crawl.read_bytes())]
     with path.open("wb") as stream:
         copy = 0
@@ -78,8 +83,6 @@ def build(crawls: list[Path], path: Path, num_bytes: int) -> None:
 
 
 def split_members(stored: bytes) -> list[bytes]:
-    import zlib
-
     found = []
     while stored:
         decoder = zlib.decompressobj(wbits=31)
@@ -119,8 +122,8 @@ def token_f1(one: str, other: str) -> float:
     return 2 * shared / (left.total() + right.total()) if left or right else 1.0
 
 
-def run_peer(python: str, path: Path, limit: int) -> dict[str, object] | None:
-    found = subprocess.run([python, "-c", PEER, str(path.parent), path.name, str(limit)], capture_output=True, text=True)
+def run_peer(python: str, path: Path) -> dict[str, Any] | None:
+    found = subprocess.run([python, "-c", PEER, str(path.parent), path.name, "-1"], capture_output=True, text=True)
     if found.returncode:
         print(f"datatrove did not run: {found.stderr.strip().splitlines()[-1:]}")
         return None
@@ -131,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small file, under a minute")
     parser.add_argument("--peer-python", default="", help="python of a venv with datatrove; default: this one, if it has it")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds in both orders")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds, every other one in the other order")
     options = parser.parse_args()
     data = Path(os.environ.get("ALIGNRAY_DATA") or Path(__file__).resolve().parent.parent.parent / "shared" / "data") / "warc"
     versions = {name: version(name) for name in ("fastwarc", "resiliparse")} | {"python": platform.python_version()}
@@ -151,7 +154,11 @@ def main() -> None:
         same = sum(bare[key].replace("\0", "").strip() == ours[key] for key in shared) / max(1, len(shared))
         f1 = sum(token_f1(bare[key], ours[key]) for key in shared) / max(1, len(shared))
         rates = {name: len(bare) / seconds for name, seconds in best.items()}
-        peer = run_peer(options.peer_python or sys.executable, path, 150 if options.quick else 1000)
+        once = Path(folder) / "once.warc.gz"
+        build([data / name for name in CRAWLS], once)
+        ours_once = min(timed(lambda: run_alignray(once, any_language)) for _ in range(3))
+        peer = run_peer(options.peer_python or sys.executable, once)
+        own = run_alignray(once, GatesConfig(languages=(), min_chars=1, max_tokens=None))
 
     ratio = None
     print(f"file: {len(bare)} HTML pages; versions {versions}")
@@ -159,10 +166,9 @@ def main() -> None:
     print(f"alignray read_split          {rates['alignray']:9.0f} pages/s")
     print(f"texts equal to bare: {same:.4f} of {len(shared)}, token F1 {f1:.4f}")
     if peer:
-        peer_rate = peer["num_pages"] / peer["seconds"]
-        ratio = rates["alignray"] / peer_rate
-        peer_f1 = [token_f1(text, ours[key]) for key, text in peer["texts"].items() if key in ours]
-        print(f"datatrove WarcReader + Trafilatura {peer_rate:6.1f} pages/s of {peer['num_pages']}; versions {peer['versions']}")
+        ratio = peer["seconds"] / ours_once
+        peer_f1 = [token_f1(text, own[key]) for key, text in peer["texts"].items() if key in own]
+        print(f"datatrove WarcReader + Trafilatura {peer['seconds']:.2f} s, alignray {ours_once:.2f} s; {peer['versions']}")
         print(f"token F1 of its texts and ours: {sum(peer_f1) / max(1, len(peer_f1)):.3f} of {len(peer_f1)}")
     bare_ratio = rates["alignray"] / rates["bare"]
     print(json.dumps({

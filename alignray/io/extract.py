@@ -30,7 +30,7 @@ FLAT_TAGS = frozenset({
     "p", "param", "source", "tbody", "td", "tfoot", "th", "thead", "tr", "wbr",
 })
 """Void elements and those whose end the next one implies: they make no depth."""
-MAX_DEPTH, MAX_ATTRIBUTES, LONG_TAG = 3000, 4000, 1 << 14
+MAX_DEPTH, MAX_ATTRIBUTES, LONG_TAG = 5000, 4000, 1 << 14
 
 PageKind = Literal["html", "text"]
 

@@ -38,7 +38,7 @@ class RunFolder:
     def __init__(self, root: str) -> None:
         self.storage = Storage(root)
         self.root = self.storage.root
-        self._metrics = Appender(self.storage, ".", "metrics" if self.storage.is_local else f"metrics-{int(time.time())}")
+        self._metrics = Appender(self.storage, "", "metrics" if self.storage.is_local else f"metrics-{int(time.time())}")
 
     def manifest(self) -> dict[str, Any] | None:
         """The manifest, or None for a folder where no run has begun."""

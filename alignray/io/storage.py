@@ -36,8 +36,8 @@ class Storage:
         return Storage, (self.root,)
 
     def path(self, relative: str) -> str:
-        """Full path or URL of a file."""
-        return f"{self.root}/{relative}"
+        """Full path or URL of a file; of the root itself for ""."""
+        return f"{self.root}/{relative}" if relative else self.root
 
     def exists(self, relative: str) -> bool:
         """Whether the file is there."""
@@ -125,7 +125,7 @@ class Appender:
     """
 
     def __init__(self, storage: Storage, folder: str, name: str) -> None:
-        self._storage, self._folder, self._name = storage, folder, name
+        self._storage, self._base = storage, f"{folder}/{name}" if folder else name
         self._lock = threading.Lock()
         self._segment = 0
         self._descriptor: int | None = None
@@ -134,12 +134,12 @@ class Appender:
         """Add newline-terminated lines."""
         with self._lock:
             if not self._storage.is_local:
-                while not self._storage.write(f"{self._folder}/{self._name}-{self._segment:06d}.jsonl", lines, exclusive=True):
+                while not self._storage.write(f"{self._base}-{self._segment:06d}.jsonl", lines, exclusive=True):
                     self._segment += 1
                 self._segment += 1
                 return
             if self._descriptor is None:
-                path = Path(self._storage.path(f"{self._folder}/{self._name}.jsonl"))
+                path = Path(self._storage.path(f"{self._base}.jsonl"))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
                 size = os.fstat(self._descriptor).st_size

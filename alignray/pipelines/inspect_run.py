@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import pyarrow.compute as pc
@@ -13,6 +14,9 @@ from alignray.io.run_folder import RunFolder
 from alignray.io.storage import Storage
 from alignray.report.card import write_card
 from alignray.report.html import write_report
+
+MAX_COPIED = 200
+"""Part files of a run on an object store that its report samples from."""
 
 
 def _manifest(run: str) -> dict[str, Any]:
@@ -44,10 +48,24 @@ def status_of(run: str) -> dict[str, Any]:
 
 
 def rewrite_report(run: str) -> str:
-    """Report and dataset card, made again from the files."""
+    """Report and dataset card, made again from the run folder's files; the report's path or URL."""
     _manifest(run)
-    write_card(run)
-    return str(write_report(run))
+    storage = Storage(run)
+    if storage.is_local:
+        write_card(run)
+        return str(write_report(run))
+    # an object store: the report's writers read a local folder, so they get a copy of what they look at
+    with tempfile.TemporaryDirectory(prefix="alignray-report-") as folder:
+        local = Storage(folder)
+        for name in (*storage.list(""), *(f"{sub}/{name}" for sub in ("parts", "rejects") for name in storage.list(sub)[:MAX_COPIED])):
+            local.write(name, storage.read(name))
+        segments = [local.read(name) for name in local.list("", ".jsonl") if name.startswith("metrics-")]
+        local.write("metrics.jsonl", b"".join(segments))
+        write_card(folder)
+        write_report(folder)
+        for name in ("README.md", "report.html"):
+            storage.write(name, local.read(name))
+    return storage.path("report.html")
 
 
 def trace(run: str, row_id: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from alignray.io.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-METRIC_EVERY_S = 2.0
+METRIC_EVERY_S, REMOTE_METRIC_EVERY_S = 2.0, 30.0
 LINE_EVERY_S = 10.0
 COUNTERS = ("kept", "rejected", "replayed", "calls", "prompt_tokens", "completion_tokens")
 
@@ -80,6 +80,7 @@ class Watch:
         self, name: str, total: int | None, done: list[int], snapshot: Callable[[], dict[str, Any]] | None,
         finished: threading.Event, progress: Progress | None, task: TaskID | None,
     ) -> None:
+        every = METRIC_EVERY_S if self._folder.storage.is_local else REMOTE_METRIC_EVERY_S
         last_metric = last_line = time.monotonic()
         while True:
             is_last = finished.wait(POLL_S)
@@ -88,7 +89,7 @@ class Watch:
             if progress is not None and task is not None:
                 progress.update(task, completed=shown, note=_note(values))
             moment = time.monotonic()
-            if is_last or moment - last_metric >= METRIC_EVERY_S:
+            if is_last or moment - last_metric >= every:
                 self._folder.metric({
                     "stage": name, "done": shown, "total": total, "calls": values.get("calls", 0),
                     "prompt_tokens": values.get("prompt_tokens", 0), "completion_tokens": values.get("completion_tokens", 0),

@@ -26,13 +26,12 @@ from alignray.io.run_folder import RunFolder, now
 from alignray.io.sources import Split, list_splits
 from alignray.methods import webr
 from alignray.methods.webr.quota import branch_shares, over_quota, quotas, select_pages
+from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.plan import plan_webr
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_config import WebRJobConfig, identity_of
 from alignray.prompts import load_prompt, prompt_names
 from alignray.report.analysis import analyze
-from alignray.report.card import write_card
-from alignray.report.html import write_report
 from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
 from alignray.runtime.dedup import Index, NearDuplicates, drop_near_duplicates, index_of
 from alignray.runtime.ledger import snapshot_of, start_ledger
@@ -437,12 +436,11 @@ def _finish(
     })
     folder.write_json("analysis.json", measure(run, ratings))
     folder.write_manifest(manifest)
-    write_card(folder.root)
-    report = write_report(folder.root)
+    report = rewrite_report(folder.root)
     reasons = {**_reasons(run, [PAGES, DRAFTS]), **{
         f"webr/{stage['stage']}/{reason}": count for stage in funnel[3:] for reason, count in stage["rejected"].items()
     }}
     return Outcome(
-        status=status, rows=num_rows, branches=dict(wanted), rejected=reasons, usage=usage, report=str(report),
+        status=status, rows=num_rows, branches=dict(wanted), rejected=reasons, usage=usage, report=report,
         run_dir=folder.root, message=snapshot["stop_message"], funnel=funnel,
     )

@@ -59,9 +59,9 @@ def write_config(folder: Path, url: str, *, engine: str = "", more: str = "") ->
     return path
 
 
-def start(config: Path, run_dir: Path, *options: str) -> subprocess.Popen[str]:
-    """``alignray webr`` in a process group of its own, with a Ray of its own."""
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+def start(config: Path, run_dir: Path | str, *options: str, **variables: str) -> subprocess.Popen[str]:
+    """``alignray webr`` in a process of its own, with a Ray of its own."""
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
     return subprocess.Popen(
         [sys.executable, "-m", "alignray.cli", "webr", str(config), "--run", str(run_dir), *options],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment,

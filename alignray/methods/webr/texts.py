@@ -11,29 +11,29 @@ _PREFIXES = ("I'm sorry", "I apologize")
 # speaker cannot do what was asked. What one cannot do decides too: "I can't help but smile" is no refusal.
 _TASK = (
     r"(?:help(?! but\b| \w+ing\b)|assist|comply|fulfil|provide(?! for\b)|create|generate|rewrite|produce|engage in|proceed"
-    r"|(?:do|answer|write|complete|continue|process|respond to|support|access|view|see|open|offer|give|perform|discuss|share|make) "
-    r"(?:you |with |on |any |an? )?(?:that|this|these|such|so\b|what you|your|the (?:text|page|request|content|link|url|file)|external|real-time|advice"
-    r"|information|instructions|recommendations|questions?|urls?|links|websites))"
+    r"|(?:do|answer|write|complete|continue|process|respond to|support|access|view|see|open|offer|give|perform|discuss|share"
+    r"|make) (?:you |with |on |any |an? )?(?:that|this|these|such|so\b|what you|your|the (?:text|page|request|content|link|url)"
+    r"|external|real-time|advice|information|instructions|recommendations|questions?|urls?|links|websites))"
 )
 _CANNOT = (
-    r"(?:(?:cannot|can't) (?:and|or) (?:will not|won't)|cannot|can't|can not|won't|will not|am unable to|'m unable to|am not able to|'m not able to|refuse to|must refuse to"
-    r"|(?:must|have to|need to) (?:respectfully |politely )?decline to|do not feel comfortable|don't feel comfortable)"
+    r"(?:(?:cannot|can't) (?:and|or) (?:will not|won't)|cannot|can't|can not|won't|will not|(?:am|'m) (?:unable|not able) to"
+    r"|(?:must )?refuse to|(?:must|have to|need to) (?:respectfully |politely )?decline to|(?:do not|don't) feel comfortable)"
 )
 _DECLINES = (
     rf"(?:\b(?:i|we) ?{_CANNOT}(?: {_TASK}|[.,;!]|$)"
     r"|\b(?:i|we) (?:must|have to|need to) (?:respectfully |politely )?decline(?:[.,;!]|$| (?:this|that|the|your) request))"
 )
 _AS_MODEL = (
-    r"as an? (?:(?:ai|artificial intelligence)(?: (?:language )?(?:model|assistant|chatbot|system|program))?|(?:large )?language model)"
-    r"(?: (?:created|trained|developed|made) by \w+)?(?:,| i\b|:)"
+    r"as an? (?:(?:ai|artificial intelligence)(?: (?:language )?(?:model|assistant|chatbot|system|program))?"
+    r"|(?:large )?language model)(?: (?:created|trained|developed|made) by \w+)?(?:,| i\b|:)"
 )
 _REFUSAL = re.compile(
     r"^(?:(?:oh|well|hello|hi|unfortunately|regrettably)[,.!:;]? )*"
     r"(?:"
-    r"(?:(?:(?:i'm|i am|im) (?:(?:really|very|so|truly|deeply) )?)?sorry|i (?:sincerely )?apologi[sz]e|(?:my )?(?:sincere )?apologies"
-    r"|please accept my (?:sincere )?apolog\w+)"
-    rf"(?:[.!]*$|[.,;:!]? (?:but|however)\b|[.,;:!]? (?:but )?that(?:'s| is) (?:not something|something i)|.{{0,160}}?{_DECLINES}"
-    rf"|[.,;:!]? {_AS_MODEL})"
+    r"(?:(?:(?:i'm|i am|im) (?:(?:really|very|so|truly|deeply) )?)?sorry|i (?:sincerely )?apologi[sz]e"
+    r"|(?:my )?(?:sincere )?apologies|please accept my (?:sincere )?apolog\w+)"
+    rf"(?:[.!]*$|[.,;:!]? (?:but|however)\b|[.,;:!]? that(?:'s| is) (?:not something|something i)|[.,;:!]? {_AS_MODEL}"
+    rf"|.{{0,160}}?{_DECLINES})"
     rf"|(?:but )?{_DECLINES}"
     rf"|{_AS_MODEL}.{{0,80}}?(?:\b(?:cannot|can't|unable|not able|don't have|do not have|not programmed)\b|{_DECLINES})"
     r")"

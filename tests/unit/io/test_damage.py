@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.warcs import PROSE, html, http, members, read, record
 
 from alignray.io import warc
+from tests.warcs import PROSE, html, http, members, read, record
 
 RECORDS = [
     record(b"software: x\r\n", number=0, kind="warcinfo"),

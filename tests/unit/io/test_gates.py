@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.warcs import PROSE
 
 from alignray.io.gates import GatesConfig, gate, truncate
 from alignray.io.reasons import PageError
 from alignray.schema.tokens import estimate_tokens
+from tests.warcs import PROSE
 
 TEXTS = st.text(st.sampled_from("ab é漢。.!\n\t "), max_size=400) | st.text(max_size=200)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.warcs import html, http, read_bytes, record
 
 from alignray.io.optout import find_optout
+from tests.warcs import html, http, read_bytes, record
 
 NO, NOIMAGE, NOINDEX, TDM = "noai", "noimageai", "noindex", "tdm"
 

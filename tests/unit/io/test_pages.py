@@ -10,13 +10,13 @@ import zlib
 
 import brotli
 import pytest
-from tests.warcs import PROSE, html, http, members, read_bytes, record
 
 from alignray.io import extract
 from alignray.io.extract import decode, kind_of, parse_html
 from alignray.io.httpmessage import dechunked
 from alignray.io.reasons import REASONS, PageError
 from alignray.seeding import row_id_of
+from tests.warcs import PROSE, html, http, members, read_bytes, record
 
 PAGE = html()
 CHUNKED = b"%x\r\n" % 40 + PAGE[:40] + b"\r\n%x;note=1\r\n" % len(PAGE[40:]) + PAGE[40:] + b"\r\n0\r\nTrailer: x\r\n\r\n"

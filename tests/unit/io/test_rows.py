@@ -8,9 +8,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.warcs import PROSE, read, read_bytes
 
 from alignray.seeding import row_id_of_json
+from tests.warcs import PROSE, read, read_bytes
 
 LINES = [{"text": PROSE + str(n), "url": f"https://example.org/{n}", "key": n} for n in range(3)]
 JSONL = b"".join(json.dumps(line).encode() + b"\n" for line in LINES)

@@ -8,11 +8,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from tests.warcs import PROSE, config_for, html, http, members, read, record
 
 from alignray.errors import RecordError
 from alignray.io.fetch import FetchConfig, open_input
 from alignray.io.sources import IngestConfig, SourceConfig, format_of, list_splits
+from tests.warcs import PROSE, config_for, html, http, members, read, record
 
 FAST = {"attempts": 4, "backoff_s": 0.001, "max_backoff_s": 0.01, "timeout_s": 5}
 CRAWL = members(*(record(http(html(PROSE + str(n))), number=n) for n in range(4)))
@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         server.ranges.append(wanted)
         trouble = server.troubles.pop(0) if server.troubles else 200
         data = server.files.get(self.path)
-        if data is None or isinstance(trouble, int) and trouble != 200:
+        if data is None or (isinstance(trouble, int) and trouble != 200):
             self.send_response(trouble if data is not None else 404)
             self.send_header("Retry-After", "0")
             self.end_headers()
@@ -136,7 +136,7 @@ def test_an_object_store_is_listed_and_read():
     store.pipe({"/crawl/a.warc.gz": CRAWL, "/crawl/deep/b.warc.gz": CRAWL[: len(CRAWL) // 2], "/crawl/c.jsonl": b""})
     for pattern, number in [("memory://crawl/a.warc.gz", 1), ("memory://crawl/*.warc.gz", 1), ("memory://crawl", 3)]:
         splits = list_splits(config_for(pattern))
-        assert len(splits) == number and splits[0].uri == "memory:///crawl/a.warc.gz" or splits[0].uri == pattern
+        assert len(splits) == number and splits[0].uri.endswith("crawl/a.warc.gz")
         assert splits[0].num_bytes == len(CRAWL)
     assert len(read("memory://crawl/*.warc.gz")[0]) == 4
     with pytest.raises(RecordError, match="matches no file"):
@@ -166,7 +166,7 @@ def test_patterns(folder, pattern, expected):
     uris = [split.uri for split in list_splits(config_for((folder / pattern).as_posix()))]
     assert uris == [str(folder / name) for name in expected]
     if "[" not in pattern:
-        assert [split.uri for split in list_splits(config_for(f"file://{folder}/{pattern}"))][0].startswith("file://")
+        assert all(split.uri.startswith("file://") for split in list_splits(config_for(f"file://{folder}/{pattern}")))
 
 
 def test_splits_are_the_same_every_time_and_each_file_comes_once(folder):
@@ -176,7 +176,8 @@ def test_splits_are_the_same_every_time_and_each_file_comes_once(folder):
     )
     config = IngestConfig(sources=sources)
     splits = list_splits(config)
-    assert [(split.source, split.uri) for split in splits] == [("one", "a.warc.gz"), ("one", "b.warc.gz"), ("two", "deep/c.wet")]
+    found = [(split.source, split.uri) for split in splits]
+    assert found == [("one", "a.warc.gz"), ("one", "b.warc.gz"), ("two", "deep/c.wet")]
     assert splits == list_splits(config)
     assert len({split.id for split in splits}) == 3 and all(len(split.id) == 16 and split.num_bytes == 1 for split in splits)
 
