@@ -123,7 +123,8 @@ def token_f1(one: str, other: str) -> float:
 
 
 def run_peer(python: str, path: Path) -> dict[str, Any] | None:
-    found = subprocess.run([python, "-c", PEER, str(path.parent), path.name, "-1"], capture_output=True, text=True)
+    command = [python, "-c", PEER, str(path.parent), path.name, "-1"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
         print(f"datatrove did not run: {found.stderr.strip().splitlines()[-1:]}")
         return None

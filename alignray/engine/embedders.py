@@ -48,7 +48,7 @@ class SentenceEmbedder:
     def __init__(self, name: str) -> None:
         self.name = name
         try:
-            from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+            from sentence_transformers import SentenceTransformer
         except ImportError as err:
             raise EngineDown("analysis.embedder needs sentence-transformers; pip install 'alignray[eval]', or set it to hash") from err
         try:

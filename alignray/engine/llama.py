@@ -64,7 +64,7 @@ class LlamaEngine:
         """Load the weights."""
         path = find_weights(self.config.model_path)
         try:
-            import xllamacpp  # noqa: PLC0415
+            import xllamacpp
         except ImportError as err:
             raise EngineDown("engine llama needs xllamacpp; run: pip install 'alignray[local]'") from err
         self._model = path.stem

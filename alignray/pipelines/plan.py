@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from alignray.engine import price_of
 from alignray.io.records import read_split
@@ -109,12 +111,11 @@ def _prompt_tokens(request: ChatRequest) -> float:
 
 def _assumed(draft: WebRDraft, step: str, completion: float) -> WebRDraft:
     """The draft as if the step had been answered with as many tokens as assumed."""
-    import dataclasses  # noqa: PLC0415
-
     text = "word " * int(completion * 0.86)
     if step == "webr/response" and draft.branch == "response":
         return dataclasses.replace(draft, rollout=text)
-    return dataclasses.replace(draft, **{step.partition("/")[2].replace("refine", "response"): text})
+    fields: dict[str, Any] = {step.partition("/")[2].replace("refine", "response"): text}
+    return dataclasses.replace(draft, **fields)
 
 
 def _means(per_page: Sequence[dict[str, tuple[float, float]]]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:

@@ -37,6 +37,7 @@ class Watch:
     def __init__(self, console: Console, folder: RunFolder) -> None:
         self._console, self._folder = console, folder
         self.seconds: dict[str, float] = {}
+        self.on_part: Callable[[int], None] | None = None
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None, snapshot: Callable[[], dict[str, Any]] | None = None) -> Iterator[Callable[[int], None]]:
@@ -54,6 +55,8 @@ class Watch:
 
             def advance(number: int) -> None:
                 done[0] += number
+                if self.on_part is not None:
+                    self.on_part(number)
 
             try:
                 yield advance

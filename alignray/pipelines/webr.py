@@ -12,6 +12,7 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
@@ -186,10 +187,8 @@ def deduplicate(run: _Run, kept: Index) -> NearDuplicates:
     """One keeper per cluster of near-duplicate drafts; every draft its own keeper where dedup is off."""
     config = run.config.dedup
     if not config.enabled:
-        import numpy as np  # noqa: PLC0415
-
         return NearDuplicates(kept.ids, np.ones(len(kept.ids), bool), kept.ids, np.ones(len(kept.ids), np.int64), {})
-    columns = ["instruction", "response"] if config.field == "both" else [config.field]
+    columns: list[str] = ["instruction", "response"] if config.field == "both" else [config.field]
     with run.watch.stage("dedup", len(kept.ids)) as advance:
         found = drop_near_duplicates(run.root, DRAFTS, partial(_texts, columns=columns), config, read=columns, rows=kept.by_part())
         advance(len(kept.ids))

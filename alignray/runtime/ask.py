@@ -74,7 +74,7 @@ def check_roles(steps: Sequence[PromptStep[Any, Any]], engines: Mapping[str, Any
             raise ConfigError(f'roles.{step.role}.engine = {role.engine!r} is not under engines; it has: {", ".join(sorted(engines))}')
 
 
-class _Parked(Exception):  # noqa: N818  a way out, not an error
+class _Parked(Exception):
     """The run is stopping; the row stays as it is for the next time."""
 
 
@@ -201,7 +201,7 @@ class Asker:
             line = self._journal.completion(key, row_id, step.name, step.role, answer, grant=purse.settles(answer))
             self._counts.update({
                 "calls": 1, "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
-                "usd": answer.cost_usd, "latency_s": answer.latency_s,  # type: ignore[dict-item]
+                "usd": answer.cost_usd, "latency_s": answer.latency_s,
             })
         self._journal.append(line)
         await purse.settle(answer)
@@ -212,7 +212,7 @@ class Asker:
         return budget.tokens is not None or (budget.usd is not None and (price.prompt > 0 or price.completion > 0))
 
 
-class _Refused(Exception):  # noqa: N818
+class _Refused(Exception):
     """A call failed for good; carries the row's reject past the step's parser."""
 
     def __init__(self, rejected: Rejected) -> None:

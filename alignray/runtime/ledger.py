@@ -14,7 +14,6 @@ from alignray.engine.budget import Budget, BudgetConfig
 from alignray.io.journal import Journal, add_up, answers_for
 from alignray.io.storage import Storage
 
-
 ENOUGH_TO_JUDGE = 200
 """Records after which a reject rate means something."""
 

@@ -151,6 +151,7 @@ def scan(
 
     def run(batch: pa.Table) -> Iterator[pa.Table]:
         log = CommitLog(Storage(root))
+        item: dict[str, Any]
         for item in batch.to_pylist():
             table = log.table(log.one(stage, item["commit"]), columns=columns)
             assert table is not None, "only parts with rows are listed"
@@ -173,7 +174,8 @@ def over(before: type, function: Callable[[Any], Any], after: type) -> Callable[
     """``function`` from record to record, as a function of tables."""
 
     def apply(table: pa.Table) -> pa.Table:
-        return table_of(after, [function(item) for item in records_of(before, table)])
+        records: Iterable[Any] = records_of(before, table)
+        return table_of(after, [function(record) for record in records])
 
     return apply
 
@@ -194,7 +196,8 @@ def write_stage(
         log.remove(commit)
 
     def write(part: str, table: pa.Table, known: list[Any]) -> pa.Table:
-        results = [function(record, fact) for record, fact in zip(records_of(before, table), known, strict=True)]
+        records: Iterable[Any] = records_of(before, table)
+        results = [function(record, fact) for record, fact in zip(records, known, strict=True)]
         kept = [result for result in results if not isinstance(result, Rejected)]
         rejected = [result for result in results if isinstance(result, Rejected)]
         counts = Counter({"kept": len(kept), "rejected": len(rejected)})

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tests.ray.conftest import ROOT, SAMPLE
 from tests.ray.run_files import assert_nothing_is_lost, journal_of, rows_of
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.ray.conftest import SAMPLE
 from tests.ray.test_kill_and_resume import finish, start, wait_for
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.ray.conftest import SAMPLE
-from tests.ray.run_files import assert_nothing_is_lost, journal_of, rows_of
 
 from alignray.engine.scripted import REFUSALS
 from alignray.errors import ConfigError, RecordError, ResumeError
 from alignray.pipelines.inspect_run import status_of, trace
 from alignray.pipelines.webr import Outcome
+from tests.ray.conftest import SAMPLE
+from tests.ray.run_files import assert_nothing_is_lost, journal_of, rows_of
 
 Run = Callable[..., Outcome]
 

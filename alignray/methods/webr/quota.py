@@ -39,7 +39,7 @@ def largest_balanced(available: Mapping[str, int], shares: Mapping[str, float]) 
     total = sum(shares.values())
     # a quota is at least the rounded-down share, so no more rows than these can be covered
     bounds = [(available.get(name, 0) + 1) * total / share for name, share in shares.items() if share > 0]
-    rows = int(min(bounds, default=0)) + 1
+    rows = int(min(bounds)) + 1 if bounds else 0
     while rows > 0 and any(count > available.get(name, 0) for name, count in quotas(rows, shares).items()):
         rows -= 1
     return rows

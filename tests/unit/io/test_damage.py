@@ -106,7 +106,7 @@ def test_zero_padding_is_no_damage():
 
 def test_a_file_of_damage_only_is_given_up(monkeypatch):
     monkeypatch.setattr(warc, "MAX_DAMAGES", 5)
-    documents, rejects, counts = read_damaged("test.warc", (RECORDS[0] + b"garbage that is no record\r\n") * 50)
+    _, rejects, counts = read_damaged("test.warc", (RECORDS[0] + b"garbage that is no record\r\n") * 50)
     assert counts["damage"] == 6
     assert "given up after 5" in rejects[-1].detail
 

@@ -74,7 +74,8 @@ def test_which_pages_opt_out(headers, head, signals, tmp_path):
 
 
 def test_a_body_element_counts_too(tmp_path):
-    _, rejects, _ = read_bytes(record(http(html().replace(b"<article>", b"<meta name=robots content=noai><article>"))), tmp_path)
+    page = html().replace(b"<article>", b"<meta name=robots content=noai><article>")
+    _, rejects, _ = read_bytes(record(http(page)), tmp_path)
     assert [reject.reason for reject in rejects] == ["optout"]
 
 

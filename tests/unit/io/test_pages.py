@@ -121,7 +121,8 @@ def test_revisits_resources_and_conversions(tmp_path):
 
 
 def test_provenance_of_a_document(tmp_path):
-    stored = members(record(http(PAGE), number=1), record(http(PAGE), number=2, WARC_Payload_Digest="sha1:ABC", WARC_Date="soon"))
+    told = record(http(PAGE), number=2, WARC_Payload_Digest="sha1:ABC", WARC_Date="soon")
+    stored = members(record(http(PAGE), number=1), told)
     (first, second), _, _ = read_bytes(stored, tmp_path, name="a.warc.gz")
     assert (first.source, first.url, first.file) == ("test", "https://example.org/1", str(tmp_path / "a.warc.gz"))
     assert (first.date, second.date) == ("2024-05-01T12:00:00Z", "")

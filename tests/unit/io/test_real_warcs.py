@@ -111,7 +111,8 @@ def test_search_pages_in_chinese_and_korean_do_not_pass_as_english(data_dir):
     for name, language in (("baidu", "zh"), ("naver", "ko")):
         path = data_dir / "warc" / f"serp_{name}.warc.gz"
         assert not read(path)[0]
-        assert Counter(document.language for document in read(path, gates={"languages": ()})[0]).most_common(1)[0][0] == language
+        found = Counter(document.language for document in read(path, gates={"languages": ()})[0])
+        assert found.most_common(1)[0][0] == language
 
 
 def test_english_pages_pass_as_english(data_dir):

@@ -19,7 +19,8 @@ JSONL = b"".join(json.dumps(line).encode() + b"\n" for line in LINES)
 @pytest.mark.parametrize("name, stored", [
     ("a.jsonl", JSONL), ("a.jsonl", JSONL.replace(b"\n", b"\r\n\r\n")), ("a.jsonl", JSONL.rstrip()), ("a.ndjson", JSONL),
     ("a.jsonl.gz", gzip.compress(JSONL)), ("a.jsonl.gz", gzip.compress(JSONL[:500]) + gzip.compress(JSONL[500:])),
-    ("a.json", JSONL), ("a.json", json.dumps(LINES, indent=1).encode()), ("a.json.gz", gzip.compress(json.dumps(LINES).encode())),
+    ("a.json", JSONL), ("a.json", json.dumps(LINES, indent=1).encode()),
+    ("a.json.gz", gzip.compress(json.dumps(LINES).encode())),
 ])
 def test_the_same_rows_from_every_kind_of_json(name, stored, tmp_path):
     documents, rejects, counts = read_bytes(stored, tmp_path, name=name, source={"id_column": "key"})
@@ -32,7 +33,8 @@ def test_the_same_rows_from_every_kind_of_json(name, stored, tmp_path):
 def test_parquet_rows_and_their_columns(tmp_path):
     table = pa.table({"body": [line["text"] for line in LINES] + [None], "link": ["u"] * 4, "n": pa.array(range(4))})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
-    documents, rejects, counts = read(tmp_path / "a.parquet", source={"text_column": "body", "url_column": "link", "id_column": "n"})
+    source = {"text_column": "body", "url_column": "link", "id_column": "n"}
+    documents, rejects, counts = read(tmp_path / "a.parquet", source=source)
     assert [(d.text, d.url, d.record_id, d.offset) for d in documents] == [
         (line["text"], "u", str(n), n + 1) for n, line in enumerate(LINES)
     ]

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from alignray.schema.tokens import bound_tokens, estimate_tokens
 
-# counts of OpenAI's cl100k_base, taken once with tiktoken
 PROSE = (
     "The history of the lighthouse begins in 1823, when a merchant from the town lost two ships on the rocks within a single "
     "winter. He wrote to the harbour board, and the board, which had little money and less patience, wrote back that the rocks "
@@ -26,10 +25,9 @@ def test_ascii_text_has_4_3_characters_per_token_rounded_up() -> None:
     assert estimate_tokens("a" * 4300) == 1000
 
 
-def test_prose_is_within_15_percent_of_one_token_per_word_and_mark() -> None:
-    """Common words and punctuation marks are one token each in the vocabularies in use; numbers of four digits are two."""
-    words, marks, digits = len(PROSE.split()), sum(PROSE.count(mark) for mark in ",."), 1
-    assert estimate_tokens(PROSE) == pytest.approx(words + marks + digits, rel=0.15)
+def test_prose_is_within_15_percent_of_a_real_vocabulary() -> None:
+    """71 tokens: counted by SmolLM2's tokenizer (49k entries) in llama.cpp, chat template taken off."""
+    assert estimate_tokens(PROSE) == pytest.approx(71, rel=0.15)
 
 
 def test_a_wide_character_is_about_one_token() -> None:
