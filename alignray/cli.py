@@ -20,10 +20,12 @@ app = typer.Typer(
     help="Aligning language models on Ray: web pages into instruction data.",
 )
 
+EXPORTS = "openai, sharegpt, alpaca, trl, trl-prompt-completion, openrlhf or llamafactory"
+AGAIN = "run the same command again to go on"
 DONE, FAILED, BAD_INPUT, AT_BUDGET, NOTHING = 0, 1, 2, 3, 4
 
 
-class Method(str, enum.Enum):
+class Method(enum.StrEnum):
     """Methods that take a config."""
 
     webr = "webr"
@@ -53,7 +55,7 @@ def webr_command(
 @app.command("plan")
 def plan_command(
     method: Annotated[Method, typer.Argument(help="What to plan")], config: Config, set_: Sets = None, as_json: Json = False,
-    figures: Annotated[bool, typer.Option("--thesis-figures", help="The thesis' own token counts (Table 4.5) at this config's prices")] = False,
+    figures: Annotated[bool, typer.Option("--thesis-figures", help="Token counts of thesis Table 4.5 at this config's prices")] = False,
 ) -> None:
     """Rows, calls, tokens and dollars with an interval, from a sample of the real input. Nothing is spent."""
     with _exits(as_json):
@@ -98,7 +100,7 @@ def trace_command(run: RunFolderArgument, row_id: Annotated[str, typer.Argument(
 @app.command("export")
 def export_command(
     run: RunFolderArgument,
-    format_: Annotated[str, typer.Argument(metavar="FORMAT", help="openai, sharegpt, alpaca, trl, trl-prompt-completion, openrlhf, llamafactory")],
+    format_: Annotated[str, typer.Argument(metavar="FORMAT", help=EXPORTS)],
     out: Annotated[Path, typer.Argument(metavar="FILE", help="File to write", show_default=False)],
 ) -> None:
     """The finished rows in another trainer's format."""
@@ -126,11 +128,11 @@ class _exits:  # noqa: N801  reads as "with exits"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, KeyboardInterrupt):
-            _fail("stopped; run the same command again to go on", 130, self._as_json)
+            _fail(f"stopped; {AGAIN}", 130, self._as_json)
         if isinstance(error, ConfigError | RecordError | ResumeError):
             _fail(str(error), BAD_INPUT, self._as_json)
         if isinstance(error, EngineDown):
-            _fail(f"{error}; what was done is kept, run the same command again to go on", FAILED, self._as_json)
+            _fail(f"{error}; what was done is kept, {AGAIN}", FAILED, self._as_json)
         if isinstance(error, EngineError | AlignrayError):
             _fail(str(error), FAILED, self._as_json)
 
@@ -177,9 +179,9 @@ def _print_outcome(outcome: Outcome) -> None:
     console.print(f"report    {outcome.report}", highlight=False, soft_wrap=True)
     console.print(f"dataset   {outcome.run_dir}/parts", highlight=False, soft_wrap=True)
     if outcome.status == "stopped_at_budget":
-        console.print(f"[yellow]stopped at the budget[/]: {outcome.message}; raise it and run again to go on", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]stopped at the budget[/]: {outcome.message}; raise it and run again to go on", soft_wrap=True)
     elif outcome.status == "failed":
-        console.print(f"[red]stopped[/]: {escape(outcome.message)}; what was done is kept, run the same command again to go on", soft_wrap=True)
+        console.print(f"[red]stopped[/]: {escape(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
     elif outcome.status == "empty":
         console.print("[yellow]finished, and no row was kept[/]: see the reasons above", highlight=False)
 
@@ -199,7 +201,8 @@ def _print_plan(plan: Plan) -> None:
     console.print(table)
     bounds = "" if plan.pages_low == plan.pages_high else f" ({plan.pages_low:,} to {plan.pages_high:,})"
     console.print(f"\npages {plan.pages:,}{bounds}, drafts {plan.drafts:,}, rows up to {plan.rows:,}", highlight=False)
-    console.print(f"USD {plan.usd:.2f}, 90 % interval {plan.low_usd:.2f} to {plan.high_usd:.2f}; from {plan.sampled_pages} pages", highlight=False)
+    interval = f"90 % interval {plan.low_usd:.2f} to {plan.high_usd:.2f}"
+    console.print(f"USD {plan.usd:.2f}, {interval}; from {plan.sampled_pages} pages", highlight=False)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
 

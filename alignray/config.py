@@ -157,7 +157,8 @@ def _explain(
         is_last = index == len(raw_location) - 1
         if (*location, part) in lines or is_last or any(origin[: len(location) + 1] == (*location, part) for origin in origins):
             location = (*location, part)
-    override = next((text for origin, text in origins.items() if location[: len(origin)] == origin or origin[: len(location)] == location), None)
+    related = (text for origin, text in origins.items() if location[: len(origin)] == origin or origin[: len(location)] == location)
+    override = next(related, None)
     known = next((location[:n] for n in range(len(location), -1, -1) if location[:n] in lines), ())
     where = f"--set {override}" if override else f"{path}:{lines.get(known, 1)}"
     key, under = location[-1] if location else "", ".".join(location[:-1])

@@ -32,7 +32,9 @@ def find_weights(model_path: str | None) -> Path:
     if model_path is not None:
         path = Path(model_path).expanduser()
         if not path.is_file():
-            raise EngineDown(f"engine llama: model_path = {model_path!r} is not a file; give a GGUF file, or leave it out and run: make weights")
+            raise EngineDown(
+                f"engine llama: model_path = {model_path!r} is not a file; give a GGUF file, or leave it out and run: make weights"
+            )
         return path
     spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)  # a package of weights: found, never imported
     for folder in spec.submodule_search_locations or [] if spec else []:

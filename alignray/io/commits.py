@@ -1,15 +1,18 @@
 """Committed output: data files written aside, then one marker that makes all of them count in one atomic step.
 
-``commits/STAGE/NAME.json`` names the Parquet files that hold the rows, with their byte sizes and the counts. Readers
-trust markers only, so a file without one is a left-over of a killed process, and never read.
+``commits/STAGE/NAME.json`` names the Parquet files that hold the rows, with their byte sizes, the digests of their
+footers and the counts. Readers trust markers only, so a file without one is a left-over of a killed process, and never
+read. Every page has a checksum; the footer, which has none in Parquet, is checked against its digest.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import pyarrow as pa
@@ -28,6 +31,7 @@ class Commit:
     files: Mapping[str, str]
     """Role of the file in the commit ("rows", "rejects") to its path in the run folder."""
     bytes: Mapping[str, int]
+    footers: Mapping[str, str]
     counts: Mapping[str, int]
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -47,6 +51,13 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def _footer_digest(file: IO[bytes]) -> str:
+    file.seek(-8, os.SEEK_END)
+    size = int.from_bytes(file.read(4), "little")
+    file.seek(-8 - size, os.SEEK_END)
+    return hashlib.blake2b(file.read(), digest_size=8).hexdigest()
+
+
 class CommitLog:
     """The commits of a run folder, by stage."""
 
@@ -60,15 +71,15 @@ class CommitLog:
         """Commit tables ({role: (folder, table)}) under a name. False when that name is committed already."""
         if self.storage.exists(f"commits/{stage}/{name}.json"):
             return False
-        files, sizes = {}, {}
+        files, sizes, footers = {}, {}, {}
         for role, (folder, table) in tables.items():
             if table.num_rows == 0:
                 continue
             data = parquet_bytes(table)
             path = f"{folder}/{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}.parquet"
             self.storage.write(path, data)
-            files[role], sizes[role] = path, len(data)
-        marker = {"files": files, "bytes": sizes, "counts": dict(counts), "extra": dict(extra or {})}
+            files[role], sizes[role], footers[role] = path, len(data), _footer_digest(io.BytesIO(data))
+        marker = {"files": files, "bytes": sizes, "footers": footers, "counts": dict(counts), "extra": dict(extra or {})}
         won = self.storage.write(f"commits/{stage}/{name}.json", orjson.dumps(marker), exclusive=True)
         if not won:
             kept = set(self.one(stage, name).files.values())
@@ -81,7 +92,9 @@ class CommitLog:
         path = f"commits/{stage}/{name}.json"
         try:
             marker = orjson.loads(self.storage.read(path))
-            return Commit(stage, name, marker["files"], marker["bytes"], marker["counts"], marker["extra"])
+            return Commit(
+                stage, name, marker["files"], marker["bytes"], marker["footers"], marker["counts"], marker["extra"],
+            )
         except (orjson.JSONDecodeError, KeyError, TypeError) as err:
             where = self.storage.path(path)
             raise ResumeError(f"{where}: not a commit marker ({err}); restore it or start over with --new-run") from err
@@ -98,7 +111,7 @@ class CommitLog:
             self.storage.remove(path)
 
     def table(self, commit: Commit, role: str = "rows", columns: Sequence[str] | None = None) -> pa.Table | None:
-        """A commit's table, page checksums verified; None when it holds no rows of that role.
+        """A commit's table, footer and page checksums verified; None when it holds no rows of that role.
 
         Raises:
             ResumeError: the file is missing, cut or damaged.
@@ -108,6 +121,9 @@ class CommitLog:
             return None
         try:
             with self.storage.open(path) as file:
+                if _footer_digest(file) != commit.footers[role]:
+                    raise OSError("its footer is not the one committed")
+                file.seek(0)
                 return pq.read_table(file, columns=list(columns) if columns else None, page_checksum_verification=True)
         except (OSError, pa.ArrowInvalid) as err:
             raise ResumeError(

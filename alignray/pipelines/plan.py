@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from alignray.engine import price_of
+from alignray.io.fetch import open_input
+from alignray.io.frames import Damage, decoded
 from alignray.io.records import read_split
+from alignray.io.rows import Columns, Row, iter_json
 from alignray.io.sources import Split, list_splits
 from alignray.methods import webr
 from alignray.methods.webr.plan import StepForecast, completion_mean, step_forecast, total
@@ -179,6 +186,34 @@ def _head(split: Split, config: WebRJobConfig, limit: int) -> tuple[list[WebDocu
         if isinstance(item, WebDocument):
             pages.append(item)
             if len(pages) >= limit:
-                is_binary = split.format in ("warc", "wet")
-                return pages, item.offset if is_binary and item.offset > 0 else split.num_bytes, False
+                return pages, _bytes_until(item.offset, split, config), False
     return pages, split.num_bytes, True
+
+
+def _bytes_until(offset: int, split: Split, config: WebRJobConfig) -> int:
+    """Bytes of the file as stored up to a page's ``offset``: a byte in WARC and WET, a line or row number else."""
+    if split.format in ("warc", "wet"):
+        return offset if offset > 0 else split.num_bytes
+    with open_input(split.uri, config.ingest.fetch) as raw:
+        if split.format == "parquet":
+            return int(split.num_bytes * offset / max(pq.ParquetFile(raw).metadata.num_rows, offset))
+        if split.format == "json":
+            num_rows = sum(1 for row in iter_json(raw, Columns("", None, None), max_bytes=split.num_bytes) if isinstance(row, Row))
+            return int(split.num_bytes * offset / max(num_rows, offset))
+        return _bytes_until_line(raw, offset)
+
+
+def _bytes_until_line(raw: BinaryIO, number: int) -> int:
+    """Stored bytes of the first lines; those of a compressed file by their share of what one read of it unpacks to."""
+    lines = seen = used = position = 0
+    for item in decoded(raw):
+        if isinstance(item, Damage) or (used and raw.tell() != position):
+            break
+        position = raw.tell()
+        if not used:
+            ends = [found.end() for found in re.finditer(b"\n", item.data)]
+            if lines + len(ends) >= number:
+                used = seen + ends[number - lines - 1]
+            lines += len(ends)
+        seen += len(item.data)
+    return round(position * (used or seen) / max(seen, 1))

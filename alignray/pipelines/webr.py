@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import platform
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ from alignray.report.analysis import analyze
 from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
 from alignray.runtime.dedup import Index, NearDuplicates, drop_near_duplicates, index_of
 from alignray.runtime.ledger import snapshot_of, start_ledger
-from alignray.runtime.session import quiet_data_context, ray_session
+from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
 from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row, records_of
 from alignray.seeding import draw
@@ -96,7 +98,8 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
         engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed,
         max_reject_rate=config.max_reject_rate,
     )
-    with ray_session(config.runtime):
+    native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
+    with native_log, ray_session(config.runtime):
         quiet_data_context()
         ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
         run = _Run(config, folder, Watch(console, folder), ledger, ask_config)
@@ -170,10 +173,8 @@ def draft(run: _Run, pages: Index, selected: list[int]) -> None:
         return
     config = run.config
     refs = [RowRef(PAGES, part, tuple(rows)) for part, rows in sorted(pages.by_part(pending).items())]
-    documents = rows_at(refs, root=run.root, block_rows=config.runtime.block_rows)
-    drafts = documents.map_batches(
-        over(WebDocument, partial(webr.assign_branch, config=config.webr, seed=config.seed), WebRDraft), batch_format="pyarrow",
-    )
+    assign = over(WebDocument, partial(webr.assign_branch, config=config.webr, seed=config.seed), WebRDraft)
+    drafts = rows_at(refs, assign, root=run.root, block_rows=config.runtime.block_rows)
     steps = webr.webr_steps(config.webr, seed=config.seed, prompts_dir=config.prompts.dir)
     answered = ask(drafts, steps, run.ask, root=run.root, ledger=run.ledger)
     with run.watch.stage("drafts", len(pending), partial(snapshot_of, run.ledger)) as advance:
@@ -257,7 +258,7 @@ def rate(run: _Run) -> list[dict[str, str | None]] | None:
     num_rated = run.config.analysis.num_rated
     if not num_rated or snapshot_of(run.ledger)["stop_kind"]:
         return None
-    rows = [row for row in _rows(run, ["row_id", "instruction"])]
+    rows = list(_rows(run, ["row_id", "instruction"]))
     rows.sort(key=lambda row: (draw(run.config.seed, row["row_id"], "webr/rate"), row["row_id"]))
     chosen = {row["row_id"] for row in rows[:num_rated]} - committed_ids(run.root, RATINGS)
     if chosen:
@@ -266,9 +267,7 @@ def rate(run: _Run) -> list[dict[str, str | None]] | None:
             RowRef(ROWS, part, tuple(numbers)) for part, numbers in
             index.by_part([position for position, row_id in enumerate(index.ids) if row_id in chosen]).items()
         ]
-        to_rate = rows_at(refs, root=run.root, block_rows=run.config.runtime.block_rows).map_batches(
-            over(InstructionRow, _to_rate, webr.Rated), batch_format="pyarrow",
-        )
+        to_rate = rows_at(refs, over(InstructionRow, _to_rate, webr.Rated), root=run.root, block_rows=run.config.runtime.block_rows)
         answered = ask(to_rate, webr.rating_steps(run.config.prompts.dir), run.ask, root=run.root, ledger=run.ledger)
         with run.watch.stage("ratings", len(chosen), partial(snapshot_of, run.ledger)) as advance:
             commit_outcomes(

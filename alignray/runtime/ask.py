@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import threading
 import uuid
@@ -261,13 +260,14 @@ class _Purse:
 
 def _resolve(request: ChatRequest, role: RoleConfig, *, seed: int, row_id: str, step: str) -> ChatRequest:
     """The request with every sampling field filled in from the role."""
-    return dataclasses.replace(
-        request,
+    return ChatRequest(
+        request.messages,
         max_new_tokens=request.max_new_tokens or role.max_new_tokens,
         temperature=role.temperature if request.temperature is None else request.temperature,
         top_p=role.top_p if request.top_p is None else request.top_p,
         stop=request.stop or role.stop,
         seed=draw(seed, row_id, step) >> 33,
+        json_schema=request.json_schema,
     )
 
 

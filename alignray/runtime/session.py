@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pydantic
 import ray
@@ -45,6 +47,36 @@ class RuntimeConfig(Config):
 
 
 @contextlib.contextmanager
+def native_stderr_to(path: Path) -> Iterator[None]:
+    """What C++ code writes to file descriptor 2 goes to a file; Python's own stderr stays where it was.
+
+    Ray's core draws lines over the progress display whenever Ray Data starts an actor. The file is removed when empty.
+    """
+    try:
+        is_real = sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        is_real = False
+    if not is_real:
+        yield
+        return
+    before = sys.stderr
+    before.flush()
+    terminal, log = os.dup(2), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 2)
+    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding=before.encoding, errors="backslashreplace")
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        sys.stderr = before
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(log)
+        if path.stat().st_size == 0:
+            path.unlink()
+
+
+@contextlib.contextmanager
 def ray_session(config: RuntimeConfig) -> Iterator[None]:
     """A connected Ray; a cluster that was up before stays up after.
 
@@ -55,8 +87,6 @@ def ray_session(config: RuntimeConfig) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # Ray Data's actors always draw a line "constructor arguments in the object store" on the user's terminal
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:

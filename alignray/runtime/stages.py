@@ -21,6 +21,8 @@ from alignray.schema import Rejected, arrow_schema, records_of, table_of
 
 FLUSH_ROWS = 2000
 MAX_READ_TASKS = 1000
+READ_ROWS, READ_TASKS = 1000, 16
+"""Rows that one task reads at most (each task costs Ray some 20 ms), and tasks there are at least."""
 
 OnPart = Callable[[dict[str, Any]], None]
 
@@ -93,11 +95,13 @@ def committed_ids(root: str, stage: str) -> set[str]:
     }
 
 
-def rows_at(refs: Iterable[RowRef], *, root: str, block_rows: int) -> Dataset:
-    """Dataset of the committed rows referred to, in blocks of at most ``block_rows``."""
+def rows_at(refs: Sequence[RowRef], function: Callable[[pa.Table], pa.Table], *, root: str, block_rows: int) -> Dataset:
+    """``function`` of the committed rows referred to, in blocks of at least ``block_rows`` where a part has as many."""
+    num_rows = sum(len(ref.rows) for ref in refs)
+    size = max(block_rows, min(READ_ROWS, num_rows // READ_TASKS))
     items = [
-        {"stage": ref.stage, "commit": ref.commit, "rows": list(ref.rows[start : start + block_rows])}
-        for ref in refs for start in range(0, len(ref.rows), block_rows)
+        {"stage": ref.stage, "commit": ref.commit, "rows": list(ref.rows[start : start + size])}
+        for ref in refs for start in range(0, len(ref.rows), size)
     ]
 
     def read_rows(batch: pa.Table) -> Iterator[pa.Table]:
@@ -105,7 +109,7 @@ def rows_at(refs: Iterable[RowRef], *, root: str, block_rows: int) -> Dataset:
         for item in batch.to_pylist():
             table = log.table(log.one(item["stage"], item["commit"]))
             assert table is not None, "only parts with rows are referred to"
-            yield table.take(item["rows"])
+            yield function(table.take(item["rows"]))
 
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
     return dataset.map_batches(read_rows, batch_size=1, batch_format="pyarrow", num_cpus=0.25)

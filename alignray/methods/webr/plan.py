@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # calls, prompt tokens, completion tokens per call: thesis Table 4.5, priced there at 0.075 and 0.30 USD per million
 TABLE_4_5: dict[str, tuple[int, float, float]] = {
@@ -39,8 +39,12 @@ def step_forecast(step: str, calls: int, tokens: tuple[float, float], price: tup
 
 
 def table_4_5(price: tuple[float, float]) -> list[StepForecast]:
-    """The thesis' table at the given dollars per million tokens; 38.57 USD at (0.075, 0.30)."""
-    return [step_forecast(step, calls, (prompt, completion), price) for step, (calls, prompt, completion) in TABLE_4_5.items()]
+    """The thesis' table at the given dollars per million tokens, each line in whole cents as it is printed there.
+
+    At (0.075, 0.30) the lines add up to the 38.57 USD of the thesis; unrounded they are 38.5599.
+    """
+    steps = [step_forecast(step, calls, (prompt, completion), price) for step, (calls, prompt, completion) in TABLE_4_5.items()]
+    return [replace(step, usd=round(step.usd, 2)) for step in steps]
 
 
 def total(steps: Sequence[StepForecast]) -> float:

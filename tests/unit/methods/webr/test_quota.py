@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -87,7 +88,7 @@ def test_fill_takes_what_is_asked_where_it_can_and_never_more_than_there_is(
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 40)), WEIGHTS)
 def test_a_larger_target_never_takes_fewer_of_a_source(available: dict[str, int], weights: dict[str, float]) -> None:
     steps = [fill(target, available, weights) for target in range(60)]
-    assert all(after[name] >= before[name] for before, after in zip(steps, steps[1:], strict=False) for name in weights)
+    assert all(after[name] >= before[name] for before, after in itertools.pairwise(steps) for name in weights)
 
 
 def test_the_alabama_paradox_does_not_happen() -> None:
@@ -130,7 +131,7 @@ def test_the_same_pages_are_chosen_in_any_order(weights: dict[str, float] | None
 def test_a_larger_target_only_adds_pages(weights: dict[str, float] | None) -> None:
     order = list(range(400))
     steps = [chosen(order, weights, {"instruction": n, "response": n // 2}) for n in range(0, 420, 7)]
-    assert all(before <= after for before, after in zip(steps, steps[1:], strict=False))
+    assert all(before <= after for before, after in itertools.pairwise(steps))
     assert len(steps[-1]) > len(steps[0]) == 0
 
 
@@ -166,6 +167,6 @@ def test_what_is_beyond_the_quota_leaves_exactly_the_quota_in_any_order() -> Non
 def test_a_larger_quota_only_lets_rows_stay() -> None:
     branches = ["instruction"] * len(IDS)
     steps = [over_quota(IDS, branches, {"instruction": n}, seed=0) for n in range(0, 450, 30)]
-    assert all(after <= before for before, after in zip(steps, steps[1:], strict=False))
+    assert all(after <= before for before, after in itertools.pairwise(steps))
     assert steps[0] == set(IDS) and steps[-1] == set()
     assert over_quota(IDS, branches, {}, seed=0) == set(IDS)
