@@ -12,18 +12,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import importlib.util
 import json
 import platform
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from alignray.engine import OpenAIConfig, build_engine
@@ -31,8 +32,6 @@ from alignray.schema import ChatRequest, Message
 
 MARK, UNKNOWN_MARK = 0.95, 0.90
 UNKNOWN_CAP = 256
-Driver = Callable[[str, int, float], None]
-"""Keeps an endpoint busy: URL, max_in_flight, and for how many seconds at least."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,10 @@ def cases(latency_s: float, slots: int, *, quick: bool) -> list[Case]:
     ]
 
 
+Driver = Callable[[str, Case, float], None]
+"""Keeps an endpoint busy: its URL, the case, and for how many seconds at least."""
+
+
 @contextlib.contextmanager
 def mock_endpoint(flags: tuple[str, ...]) -> Iterator[str]:
     """URL of a mock endpoint in its own process."""
@@ -78,8 +81,9 @@ def stats_of(url: str) -> dict[str, Any]:
         return json.load(response)
 
 
-def drive_engine(url: str, max_in_flight: int, seconds: float) -> None:
+def drive_engine(url: str, case: Case, seconds: float) -> None:
     """The engine alone, ``max_in_flight`` callers that each make call after call."""
+    max_in_flight = case.max_in_flight
     words = "".join(chr(random.Random(0).randrange(97, 123)) if i % 6 else " " for i in range(3000))
 
     async def main() -> None:
@@ -100,13 +104,15 @@ def drive_engine(url: str, max_in_flight: int, seconds: float) -> None:
     asyncio.run(main())
 
 
-def drive_ray(url: str, max_in_flight: int, seconds: float) -> None:
-    """The chain runner: enough rows through a chain of steps to keep the endpoint busy for ``seconds``.
+def drive_ray(url: str, case: Case, seconds: float) -> None:
+    """The chain runner on Ray: pages enough to keep the endpoint busy for ``seconds``, all prompt steps, journaled."""
+    from runtime_rows import draft_pages, write_pages
 
-    TO BE FILLED with alignray.runtime.ask: a run folder in a temporary directory, an AskConfig whose only engine is
-    OpenAIConfig(model="mock", base_url=url, max_in_flight=max_in_flight, api_key_env=None), rows made up on the spot.
-    """
-    raise NotImplementedError("--through ray is not wired up yet; use --through engine")
+    with tempfile.TemporaryDirectory(prefix="alignray-bench-") as name:
+        pages = Path(name, "pages.jsonl")
+        write_pages(pages, int(case.capacity * (seconds + 6) / 3.3))
+        engine = {"kind": "openai", "model": "mock", "base_url": url, "api_key_env": None, "max_in_flight": case.max_in_flight}
+        draft_pages(pages, Path(name, "run"), engine=engine)
 
 
 def share_of_capacity(case: Case, drive: Driver, *, warm_up_s: float, measure_s: float) -> tuple[float, float]:
@@ -114,7 +120,7 @@ def share_of_capacity(case: Case, drive: Driver, *, warm_up_s: float, measure_s:
     with mock_endpoint(case.flags) as url:
         # a second more than is looked at, so that callers who stop cannot be mistaken for missing throughput
         seconds = warm_up_s + measure_s + 1
-        thread = threading.Thread(target=drive, args=(url, case.max_in_flight, seconds), daemon=True)
+        thread = threading.Thread(target=drive, args=(url, case, seconds), daemon=True)
         thread.start()
         while not stats_of(url)["served"]:
             if not thread.is_alive():
@@ -136,8 +142,6 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.2, help="seconds per answer")
     parser.add_argument("--slots", type=int, default=64, help="answers at a time")
     given = parser.parse_args()
-    if given.through == "ray" and importlib.util.find_spec("alignray.runtime") is None:
-        raise SystemExit("--through ray needs alignray.runtime, which is not installed here")
     drive = drive_engine if given.through == "engine" else drive_ray
     warm_up_s, measure_s = (5.0, 10.0) if given.quick else (20.0, 60.0)
 

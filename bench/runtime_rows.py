@@ -18,16 +18,18 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from alignray.io.run_folder import RunFolder
 from alignray.pipelines import webr
 from alignray.pipelines.webr_config import WebRJobConfig
-from alignray.runtime.ledger import start_ledger
-from alignray.runtime.session import quiet_data_context, ray_session
+from alignray.runtime.session import RuntimeConfig, quiet_data_context, ray_session
 
 MARK = 2000
-WORDS = ("time year people way day man thing woman life child world school state family student group country".split())
+RUNTIME = {"max_actors": 2, "min_actors": 2, "cpus_per_actor": 0.5}
+WORDS = ["time", "year", "people", "way", "day", "thing", "woman", "life", "child", "world", "school", "state", "family", "group"]
 
 
 def write_pages(path: Path, count: int) -> None:
@@ -38,29 +40,32 @@ def write_pages(path: Path, count: int) -> None:
             file.write(json.dumps({"text": text, "url": f"https://bench.example/{number}"}) + "\n")
 
 
+def draft_pages(pages: Path, run_dir: Path, *, engine: dict[str, Any]) -> tuple[list[tuple[float, int]], float]:
+    """The ask stage over a file of pages: (seconds, rows) of each committed part, and seconds in all."""
+    config = WebRJobConfig.model_validate({
+        "run_dir": str(run_dir),
+        "ingest": {"sources": [{"name": "bench", "paths": [str(pages)]}], "gates": {"languages": []}},
+        "engines": {"one": engine}, "roles": {"default": {"engine": "one", "max_new_tokens": 64}},
+        "webr": {"on_length": "keep"}, "runtime": RUNTIME if engine["kind"] == "scripted" else {"part_rows": 500},
+    })
+    parts: list[tuple[float, int]] = []
+    splits = webr.list_splits(config.ingest)
+    with ray_session(config.runtime):
+        quiet_data_context()
+        run = webr.start_run(config, RunFolder(config.run_dir), Console(quiet=True))
+        webr.ingest(run, splits)
+        index = webr.page_index(run)
+        started = time.perf_counter()
+        run.watch.on_part = lambda number: parts.append((time.perf_counter() - started, number))
+        webr.draft(run, index, list(range(len(index.ids))))
+        return parts, time.perf_counter() - started
+
+
 def rows_per_second(count: int, folder: Path) -> tuple[float, float]:
     """(rows/s in steady state, rows/s over the whole ask stage) at ``count`` rows."""
     pages = folder / f"pages-{count}.jsonl"
     write_pages(pages, count)
-    config = WebRJobConfig.model_validate({
-        "run_dir": str(folder / f"run-{count}"),
-        "ingest": {"sources": [{"name": "bench", "paths": [str(pages)]}], "gates": {"languages": []}},
-        "engines": {"fake": {"kind": "scripted"}}, "roles": {"default": {"engine": "fake", "max_new_tokens": 64}},
-        "webr": {"on_length": "keep"}, "runtime": {"max_actors": 2, "min_actors": 2, "cpus_per_actor": 0.5},
-    })
-    parts: list[tuple[float, int]] = []
-    splits = webr.list_splits(config.ingest)
-    store = webr.RunFolder(config.run_dir)
-    store.begin({}, {}, {}, new_run=False)
-    ledger = start_ledger(store.root, config.budget)
-    ask = webr.AskConfig(engines=config.engines, roles=config.roles, runtime=config.runtime, seed=config.seed)
-    run = webr._Run(config, store, webr.Watch(Console(quiet=True), store), ledger, ask)
-    webr.ingest(run, splits)
-    index = webr.page_index(run)
-    started = time.perf_counter()
-    run.watch.on_part = lambda number: parts.append((time.perf_counter() - started, number))
-    webr.draft(run, index, list(range(len(index.ids))))
-    took = time.perf_counter() - started
+    parts, took = draft_pages(pages, folder / f"run-{count}", engine={"kind": "scripted"})
     done = sum(number for _, number in parts)
     if done != count:
         raise SystemExit(f"{done} of {count} rows came out")
@@ -79,8 +84,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="alignray-bench-"))
     results = {}
     try:
-        with ray_session(WebRJobConfig.model_fields["runtime"].default):
-            quiet_data_context()
+        with ray_session(RuntimeConfig()):
             rows_per_second(300, folder)  # warm-up: worker processes start, code is imported
             for size in sizes:
                 results[size] = rows_per_second(size, folder)

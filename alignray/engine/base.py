@@ -32,8 +32,8 @@ class Engine(Protocol):
     """One model behind one door. Requests come with every sampling field filled in."""
 
     @property
-    def max_in_flight(self) -> int:
-        """Most requests worth having open at once; the chain runner opens no more."""
+    def max_records(self) -> int:
+        """Records worth having under way at once; each has one request open, or is between two of its steps."""
 
     async def start(self) -> None:
         """Load or connect. Raises EngineDown, with the command that mends it, when that cannot work."""

@@ -58,7 +58,7 @@ class LlamaEngine:
         self._model = ""
 
     @property
-    def max_in_flight(self) -> int:
+    def max_records(self) -> int:
         """One request per slot: a record's next step then finds its page in its slot's cache."""
         return self.config.slots
 

@@ -70,8 +70,9 @@ class OpenAIEngine:
         self._woken = asyncio.Event()
 
     @property
-    def max_in_flight(self) -> int:
-        return self.config.max_in_flight
+    def max_records(self) -> int:
+        """A few more than requests: while one record is between two steps, another's request takes its place."""
+        return self.config.max_in_flight + self.config.max_in_flight // 4 + 8
 
     @property
     def estimated_usage(self) -> int:

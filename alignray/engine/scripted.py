@@ -49,7 +49,7 @@ class ScriptedEngine:
         self.num_calls = 0
 
     @property
-    def max_in_flight(self) -> int:
+    def max_records(self) -> int:
         return self.config.max_in_flight
 
     async def start(self) -> None:

@@ -9,8 +9,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
@@ -33,6 +32,8 @@ BOOTSTRAP = 400
 COMPLETION_SPREAD = 0.25
 """Half-width of what completion lengths may differ from the figures assumed, relative."""
 TEMPLATE_TOKENS = 12
+UNPACKED = 16 << 20
+"""Bytes unpacked beyond the sample, so that what a decoder reads ahead does not matter."""
 
 
 @dataclass(frozen=True)
@@ -204,16 +205,15 @@ def _bytes_until(offset: int, split: Split, config: WebRJobConfig) -> int:
 
 
 def _bytes_until_line(raw: BinaryIO, number: int) -> int:
-    """Stored bytes of the first lines; those of a compressed file by their share of what one read of it unpacks to."""
-    lines = seen = used = position = 0
+    """Stored bytes of the first lines; those of a compressed file by their share of what a longer stretch unpacks to."""
+    lines = seen = used = 0
     for item in decoded(raw):
-        if isinstance(item, Damage) or (used and raw.tell() != position):
+        if isinstance(item, Damage) or (used and seen > used + UNPACKED):
             break
-        position = raw.tell()
         if not used:
             ends = [found.end() for found in re.finditer(b"\n", item.data)]
             if lines + len(ends) >= number:
                 used = seen + ends[number - lines - 1]
             lines += len(ends)
         seen += len(item.data)
-    return round(position * (used or seen) / max(seen, 1))
+    return round(raw.tell() * (used or seen) / max(seen, 1))

@@ -66,7 +66,7 @@ class Outcome:
 
 
 @dataclass
-class _Run:
+class Run:
     """What every part of the story needs."""
 
     config: WebRJobConfig
@@ -94,15 +94,10 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
     folder = RunFolder(config.run_dir)
     manifest = folder.begin(config.model_dump(mode="json"), _identity(config, splits), _facts(), new_run=new_run)
     console.print(f"[bold]WebR[/] into {folder.root}" + (" (resumed)" if manifest["sessions"] > 1 else ""), highlight=False)
-    ask_config = AskConfig(
-        engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed,
-        max_reject_rate=config.max_reject_rate,
-    )
     native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
     with native_log, ray_session(config.runtime):
         quiet_data_context()
-        ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
-        run = _Run(config, folder, Watch(console, folder), ledger, ask_config)
+        run = start_run(config, folder, console)
         ingest(run, splits)
         pages = page_index(run)
         manifest["plan"] = _plan(run)
@@ -110,11 +105,21 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
         wanted = _wanted(config, kept, unique)
         write_rows(run, kept, unique, wanted)
         ratings = rate(run)
-        snapshot = snapshot_of(ledger)
+        snapshot = snapshot_of(run.ledger)
     return _finish(run, manifest, pages, selected, unique, wanted, ratings, snapshot)
 
 
-def ingest(run: _Run, splits: list[Split]) -> None:
+def start_run(config: WebRJobConfig, folder: RunFolder, console: Console) -> Run:
+    """A run with its ledger on the cluster that is connected."""
+    ask_config = AskConfig(
+        engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed,
+        max_reject_rate=config.max_reject_rate,
+    )
+    ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
+    return Run(config, folder, Watch(console, folder), ledger, ask_config)
+
+
+def ingest(run: Run, splits: list[Split]) -> None:
     """Every input file read once: pages and rejects into committed parts."""
     with run.watch.stage("pages", None) as advance:
         read_stage(
@@ -127,7 +132,7 @@ def _read(split: Split, counts: Counter[str], *, config: Any) -> Any:
     return read_split(split, config, counts)
 
 
-def page_index(run: _Run) -> Index:
+def page_index(run: Run) -> Index:
     """All distinct pages, by id.
 
     Raises:
@@ -140,7 +145,7 @@ def page_index(run: _Run) -> Index:
     return pages
 
 
-def draft_until_enough(run: _Run, pages: Index) -> tuple[list[int], Index, NearDuplicates]:
+def draft_until_enough(run: Run, pages: Index) -> tuple[list[int], Index, NearDuplicates]:
     """Pages through the prompt steps, round after round, until the quota of each branch is met or no page is left."""
     config = run.config
     shares = branch_shares(config.webr)
@@ -165,7 +170,7 @@ def draft_until_enough(run: _Run, pages: Index) -> tuple[list[int], Index, NearD
     return selected, kept, unique
 
 
-def draft(run: _Run, pages: Index, selected: list[int]) -> None:
+def draft(run: Run, pages: Index, selected: list[int]) -> None:
     """Every selected page that has no committed outcome walks the prompt steps."""
     done = committed_ids(run.root, DRAFTS)
     pending = [position for position in selected if pages.ids[position] not in done]
@@ -184,7 +189,7 @@ def draft(run: _Run, pages: Index, selected: list[int]) -> None:
         )
 
 
-def deduplicate(run: _Run, kept: Index) -> NearDuplicates:
+def deduplicate(run: Run, kept: Index) -> NearDuplicates:
     """One keeper per cluster of near-duplicate drafts; every draft its own keeper where dedup is off."""
     config = run.config.dedup
     if not config.enabled:
@@ -220,7 +225,7 @@ def _wanted(config: WebRJobConfig, kept: Index, unique: NearDuplicates) -> dict[
     return quotas(min(config.num_rows or most, most), shares, rounding=config.webr.rounding)
 
 
-def write_rows(run: _Run, kept: Index, unique: NearDuplicates, wanted: Mapping[str, int]) -> None:
+def write_rows(run: Run, kept: Index, unique: NearDuplicates, wanted: Mapping[str, int]) -> None:
     """The finished rows and the last rejects (near-duplicates, beyond the quota), part by part."""
     config = run.config
     branch = dict(zip(kept.ids, kept.columns["branch"], strict=True))
@@ -253,7 +258,7 @@ def _models(config: WebRJobConfig) -> str:
     return ", ".join(dict.fromkeys(model_name(config.engines[name]) for name in used))
 
 
-def rate(run: _Run) -> list[dict[str, str | None]] | None:
+def rate(run: Run) -> list[dict[str, str | None]] | None:
     """Quality and difficulty of a sample of rows by the judge; None where none are asked for."""
     num_rated = run.config.analysis.num_rated
     if not num_rated or snapshot_of(run.ledger)["stop_kind"]:
@@ -284,12 +289,12 @@ def _to_rate(row: InstructionRow) -> webr.Rated:
     return webr.Rated(row.row_id, row.instruction)
 
 
-def _rows(run: _Run, columns: list[str] | None = None) -> Iterable[dict[str, Any]]:
+def _rows(run: Run, columns: list[str] | None = None) -> Iterable[dict[str, Any]]:
     for _, table in CommitLog(run.folder.storage).tables(ROWS, columns=columns):
         yield from table.to_pylist()
 
 
-def measure(run: _Run, ratings: list[dict[str, str | None]] | None) -> dict[str, Any]:
+def measure(run: Run, ratings: list[dict[str, str | None]] | None) -> dict[str, Any]:
     """What analysis.json holds. A diversity that cannot be measured says why."""
     analysis = run.config.analysis
     vectors, note = None, "analysis.embedder is null"
@@ -327,11 +332,11 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _plan(run: _Run) -> dict[str, Any] | None:
+def _plan(run: Run) -> dict[str, Any] | None:
     return dataclasses.asdict(plan_webr(run.config, pages=_sampled_pages(run))) if run.config.plan.sample_pages else None
 
 
-def _sampled_pages(run: _Run) -> tuple[list[WebDocument], int]:
+def _sampled_pages(run: Run) -> tuple[list[WebDocument], int]:
     log = CommitLog(run.folder.storage)
     num_pages = sum(commit.counts["kept"] for commit in log.read(PAGES))
     sample: list[WebDocument] = []
@@ -342,7 +347,7 @@ def _sampled_pages(run: _Run) -> tuple[list[WebDocument], int]:
     return sample, num_pages
 
 
-def _reasons(run: _Run, stages: Iterable[str]) -> Counter[str]:
+def _reasons(run: Run, stages: Iterable[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for stage in stages:
         for commit in CommitLog(run.folder.storage).read(stage):
@@ -354,7 +359,7 @@ def _listed(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
 
 
-def _funnel(run: _Run, pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int]) -> list[dict[str, Any]]:
+def _funnel(run: Run, pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int]) -> list[dict[str, Any]]:
     log = CommitLog(run.folder.storage)
     seen = Counter[str]()
     for commit in log.read(PAGES):
@@ -384,7 +389,7 @@ def _by_reason(counts: Mapping[str, int]) -> dict[str, int]:
     return {name.removeprefix("rejected/"): count for name, count in counts.items() if name.startswith("rejected/")}
 
 
-def _usage(run: _Run, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+def _usage(run: Run, snapshot: Mapping[str, Any]) -> dict[str, Any]:
     totals, _ = add_up(run.folder.storage)
     steps = {
         name: {
@@ -403,7 +408,7 @@ def _usage(run: _Run, snapshot: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finish(
-    run: _Run, manifest: dict[str, Any], pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int],
+    run: Run, manifest: dict[str, Any], pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int],
     ratings: list[dict[str, str | None]] | None, snapshot: Mapping[str, Any],
 ) -> Outcome:
     """Manifest, analysis, report and card; all from the run folder's files."""

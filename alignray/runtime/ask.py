@@ -92,7 +92,7 @@ class Asker:
         self._stop_kind = ""
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="asker", daemon=True).start()
-        self._slots = asyncio.Semaphore(max((engine.max_in_flight for engine in self._engines.values()), default=1))
+        self._slots = asyncio.Semaphore(max((engine.max_records for engine in self._engines.values()), default=1))
         self._started: asyncio.Task[None] | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -290,7 +290,7 @@ def ask(dataset: Dataset, steps: Sequence[PromptStep[Any, Any]], config: AskConf
     """
     runtime = config.runtime
     slots = max(
-        (build_engine(config.engines[role_of(config.roles, step.role).engine]).max_in_flight for step in steps), default=1,
+        (build_engine(config.engines[role_of(config.roles, step.role).engine]).max_records for step in steps), default=1,
     )
     calls_per_actor = max(2, -(-2 * slots // runtime.block_rows) + 1)
     return dataset.map_batches(

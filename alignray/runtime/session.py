@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -101,6 +102,8 @@ def ray_session(config: RuntimeConfig) -> Iterator[None]:
     try:
         yield
     finally:
+        # object ids start over with the next session in this process: a reference freed only then would free its object
+        gc.collect()
         ray.shutdown()
 
 

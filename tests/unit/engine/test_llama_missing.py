@@ -54,7 +54,3 @@ def test_a_library_that_is_not_installed_comes_with_its_command(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(EngineDown, match=r"needs xllamacpp; run: pip install 'alignray\[local\]'"):
         asyncio.run(LlamaEngine(LlamaConfig(model_path=str(tmp_path / "m.gguf"))).start())
-
-
-def test_one_request_per_slot_is_worth_having_open() -> None:
-    assert LlamaEngine(LlamaConfig(slots=3)).max_in_flight == 3

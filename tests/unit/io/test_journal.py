@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from alignray.io.journal import Journal, Refusal, add_up, answer_of, answers_for, call_key, read_events
@@ -63,6 +63,7 @@ def test_everything_that_decides_an_answer_is_in_the_key(other: tuple[str, str, 
 MESSAGES = st.lists(st.tuples(st.sampled_from(["user", "\0user\0"]), st.text("a\0u", max_size=4)), max_size=3)
 
 
+@example([("user", "a\0user\0b")], [("user", "a"), ("user", "b")])
 @given(MESSAGES, MESSAGES)
 def test_other_messages_have_another_key_whatever_stands_in_them(left: list[tuple[str, str]], right: list[tuple[str, str]]) -> None:
     keys = [call_key("r", "s", "m", ChatRequest(tuple(Message(*one) for one in messages))) for messages in (left, right)]
