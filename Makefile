@@ -39,7 +39,11 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: setup $(PEERS)/.setup
-	for name in runtime_rows endpoint warc_to_text dedup_text; do $(BIN)/python bench/$$name.py $(BENCH_FLAGS) || exit 1; done
+	$(BIN)/python bench/runtime_rows.py $(BENCH_FLAGS)
+	$(BIN)/python bench/endpoint.py --through ray $(BENCH_FLAGS)
+	$(BIN)/python bench/warc_to_text.py --peer-python $(PEERS)/bin/python $(BENCH_FLAGS)
+	$(BIN)/python bench/dedup_text.py $(BENCH_FLAGS)
+	$(BIN)/python bench/resume.py $(BENCH_FLAGS)
 
 # peers that do not live beside our pins
 $(PEERS)/.setup: bench/peers.txt
