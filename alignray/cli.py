@@ -111,10 +111,12 @@ def export_command(
 
 
 def _webr_config(path: Path, overrides: list[str] | None, run: str | None) -> Any:
+    import json
+
     from alignray.config import load_config
     from alignray.pipelines.webr_config import WebRJobConfig
 
-    return load_config(WebRJobConfig, path, overrides=[*(overrides or []), *([f"run_dir={run}"] if run else [])])
+    return load_config(WebRJobConfig, path, overrides=[*(overrides or []), *([f"run_dir={json.dumps(run)}"] if run else [])])
 
 
 class _exits:  # noqa: N801  reads as "with exits"
@@ -195,16 +197,20 @@ def _print_plan(plan: Plan) -> None:
     for column, side in (("step", "left"), ("calls", "right"), ("tokens in", "right"), ("tokens out", "right"), ("USD", "right")):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
     for step in plan.steps.values():
-        table.add_row(step.step, f"{step.calls:,}", f"{step.prompt_tokens:,}", f"{step.completion_tokens:,}", f"{step.usd:.2f}")
+        table.add_row(step.step, f"{step.calls:,}", f"{step.prompt_tokens:,}", f"{step.completion_tokens:,}", _usd(step.usd))
     table.add_section()
-    table.add_row("total", f"{plan.calls:,}", f"{plan.prompt_tokens:,}", f"{plan.completion_tokens:,}", f"{plan.usd:.2f}")
+    table.add_row("total", f"{plan.calls:,}", f"{plan.prompt_tokens:,}", f"{plan.completion_tokens:,}", _usd(plan.usd))
     console.print(table)
     bounds = "" if plan.pages_low == plan.pages_high else f" ({plan.pages_low:,} to {plan.pages_high:,})"
     console.print(f"\npages {plan.pages:,}{bounds}, drafts {plan.drafts:,}, rows up to {plan.rows:,}", highlight=False)
-    interval = f"90 % interval {plan.low_usd:.2f} to {plan.high_usd:.2f}"
-    console.print(f"USD {plan.usd:.2f}, {interval}; from {plan.sampled_pages} pages", highlight=False)
+    interval = f"90 % interval {_usd(plan.low_usd)} to {_usd(plan.high_usd)}"
+    console.print(f"USD {_usd(plan.usd)}, {interval}; from {plan.sampled_pages} pages", highlight=False)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False)
+
+
+def _usd(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 10 or amount == 0 else f"{amount:.4f}"
 
 
 def _print_table_4_5(config: Any, as_json: bool) -> None:

@@ -71,7 +71,7 @@ def decoded(raw: BinaryIO, *, resync: bytes | None = None) -> Iterator[Chunk | D
 def is_gzip(raw: BinaryIO, resync: bytes | None) -> bool:
     """True for gzip, also where the file begins with damage and the first member comes later."""
     magic = magic_of(raw)
-    if magic.startswith(GZIP_MAGIC[:2]):
+    if magic.startswith(GZIP_MAGIC[:2]) or magic == GZIP_MAGIC[:1]:  # the second: all that is left of a file cut there
         return True
     if resync is None or magic.startswith((resync, *FRAME_MAGICS)):
         return False

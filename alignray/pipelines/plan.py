@@ -161,26 +161,29 @@ def sample_input(config: WebRJobConfig) -> tuple[list[WebDocument], tuple[int, i
     sample: list[WebDocument] = []
     densities: list[tuple[int, int]] = []
     num_read = 0
+    rejected: Counter[str] = Counter()
     for split in order:
         if len(sample) >= config.plan.sample_pages:
             break
-        pages, read_bytes, is_whole = _head(split, config, config.plan.sample_pages - len(sample))
+        pages, read_bytes, is_whole = _head(split, config, config.plan.sample_pages - len(sample), rejected)
         sample += pages
         num_read += is_whole
         densities.append((len(pages), max(read_bytes, 1)))
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejected.most_common())
+    notes = (f"rejected in the sample: {reasons}",) if reasons else ()
     found, read = sum(pages for pages, _ in densities), sum(size for _, size in densities)
     size = sum(split.num_bytes for split in splits)
     if num_read == len(splits):
-        return sample, (found, found, found), ()
+        return sample, (found, found, found), notes
     if not size or not read:
-        return sample, (found, found, found), ("the size of the input is not known; the plan covers the sampled pages only",)
+        return sample, (found, found, found), ("the size of the input is not known; the plan covers the sampled pages only", *notes)
     estimate = found * size / read
     margin = estimate * 1.645 / math.sqrt(max(found, 1))
-    notes = (f"{found} pages of {read:,} of {size:,} bytes read",)
+    notes = (f"{found} pages found in {read:,} of {size:,} bytes", *notes)
     return sample, (round(estimate), max(round(estimate - margin), found), round(estimate + margin)), notes
 
 
-def _head(split: Split, config: WebRJobConfig, limit: int) -> tuple[list[WebDocument], int, bool]:
+def _head(split: Split, config: WebRJobConfig, limit: int, rejected: Counter[str]) -> tuple[list[WebDocument], int, bool]:
     """First pages of a file, the bytes they took, and whether that was all of it."""
     pages: list[WebDocument] = []
     for item in read_split(split, config.ingest, Counter()):
@@ -188,6 +191,8 @@ def _head(split: Split, config: WebRJobConfig, limit: int) -> tuple[list[WebDocu
             pages.append(item)
             if len(pages) >= limit:
                 return pages, _bytes_until(item.offset, split, config), False
+        else:
+            rejected[item.reason] += 1
     return pages, split.num_bytes, True
 
 

@@ -118,6 +118,6 @@ def identity_of(config: WebRJobConfig) -> dict[str, Any]:
     data["engines"] = {
         name: {key: value for key, value in engine.items() if key not in _TRANSPORT} for name, engine in data["engines"].items()
     }
-    data["ingest"].pop("fetch_attempts", None)
+    data["ingest"].pop("fetch")
     data["prompts"].pop("dir")
     return data

@@ -64,21 +64,30 @@ def load_prompt(name: str, prompts_dir: str | None = None) -> PromptTemplate:
     """The prompt "webr/persona" of the package, or of ``prompts_dir`` where that holds a file of the name.
 
     Raises:
-        ConfigError: there is no such prompt, or it is not a valid template.
+        ConfigError: there is no such prompt, it is not a valid template, or its fields are not those of the package's.
     """
-    if prompts_dir is not None:
-        if not Path(prompts_dir).is_dir():
-            raise ConfigError(f"prompts.dir = {prompts_dir!r} is not a folder")
-        shadow = Path(prompts_dir) / f"{name}.txt"
-        if shadow.is_file():
-            try:
-                return PromptTemplate(name, shadow.read_text(encoding="utf-8"))
-            except UnicodeDecodeError as err:
-                raise ConfigError(f'prompt "{name}": {shadow} is not UTF-8 text (byte {err.start})') from err
     packaged = resources.files("alignray.prompts").joinpath(f"{name}.txt")
-    if not packaged.is_file():
+    ours = PromptTemplate(name, packaged.read_text(encoding="utf-8")) if packaged.is_file() else None
+    template = _shadow(name, prompts_dir) if prompts_dir is not None else None
+    if template is None:
+        template = ours
+    elif ours is not None and template.fields != ours.fields:
+        raise ConfigError(f'prompt "{name}" in {prompts_dir} must use field(s) {_names(ours.fields)}; it uses {_names(template.fields)}')
+    if template is None:
         raise ConfigError(f'there is no prompt "{name}"; the package has: {", ".join(prompt_names())}')
-    return PromptTemplate(name, packaged.read_text(encoding="utf-8"))
+    return template
+
+
+def _shadow(name: str, prompts_dir: str) -> PromptTemplate | None:
+    if not Path(prompts_dir).is_dir():
+        raise ConfigError(f"prompts.dir = {prompts_dir!r} is not a folder")
+    path = Path(prompts_dir) / f"{name}.txt"
+    if not path.is_file():
+        return None
+    try:
+        return PromptTemplate(name, path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as err:
+        raise ConfigError(f'prompt "{name}": {path} is not UTF-8 text (byte {err.start})') from err
 
 
 def prompt_names() -> Iterator[str]:

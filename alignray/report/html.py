@@ -81,6 +81,7 @@ def render_report(run: RunFolder) -> str:
         seconds=_pairs(lookup(run.manifest, "seconds")),
         lengths=_lengths(run),
         diversity=lookup(run.analysis, "diversity"),
+        embedder=lookup(run.analysis, "embedder"),
         verb_nouns=_verb_nouns(run),
         ratings=_ratings(run),
         rejects=[_reject(reason) for reason in rejects],
@@ -276,7 +277,6 @@ def _usage(run: RunFolder) -> dict[str, Any] | None:
         {
             "name": name,
             "role": lookup(spent, name, "role"),
-            "replayed": lookup(spent, name, "replayed"),
             "spent": {key: lookup(spent, name, key) for key in keys},
             "planned": {key: lookup(planned, name, key) for key in keys},
         }
@@ -285,7 +285,7 @@ def _usage(run: RunFolder) -> dict[str, Any] | None:
     return {
         "steps": steps,
         "has_plan": bool(planned),
-        "total": {key: _sum(spent, key) for key in (*keys, "replayed")},
+        "total": {key: _sum(spent, key) for key in keys},
         "planned_total": {key: _sum(planned, key) for key in keys} if planned else dict.fromkeys(keys),
         "lost_usd": lookup(run.manifest, "usage", "lost_in_flight_usd"),
     }

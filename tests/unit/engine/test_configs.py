@@ -86,5 +86,5 @@ def test_importing_the_engines_loads_no_backend() -> None:
 
 
 def test_build_engine_takes_the_cap_from_the_config() -> None:
-    assert build_engine(ScriptedConfig(max_in_flight=3)).max_in_flight == 3
-    assert build_engine(OpenAIConfig(model="x", max_in_flight=5)).max_in_flight == 5
+    assert build_engine(ScriptedConfig(max_in_flight=3)).max_records == 3
+    assert build_engine(OpenAIConfig(model="x", max_in_flight=5)).max_records == 14

@@ -116,7 +116,7 @@ def test_a_sample_of_the_pages_tells_how_many_there_are(tmp_path: Path, suffix: 
     found = plan_webr(job(path, plan={"sample_pages": 400}))
     assert found.sampled_pages == 400
     assert found.pages == pytest.approx(4000, rel=0.1) and found.pages_low <= 4000 <= found.pages_high
-    assert found.notes and "bytes read" in found.notes[0]
+    assert found.notes and "pages found in" in found.notes[0]
     assert found.low_usd < found.usd < found.high_usd
 
 

@@ -72,10 +72,7 @@ def test_token_ids_cannot_be_compared_here_and_the_message_names_the_choices() -
         {"analysis": {"embedder": None}}, {"plan": {"sample_pages": 3}}, {"runtime": {"block_rows": 3}},
         engine(base_url="http://other:8000/v1", api_key_env="OTHER"), engine(timeout_s=3, max_in_flight=2, max_attempts=1),
         engine(price={"prompt": 1, "completion": 2}),
-        pytest.param(
-            {"ingest": {**BASE["ingest"], "fetch": {"attempts": 2}}},
-            marks=pytest.mark.xfail(strict=True, reason="identity_of drops ingest.fetch_attempts, which is now ingest.fetch"),
-        ),
+        {"ingest": {**BASE["ingest"], "fetch": {"attempts": 2}}},
     ],
     ids=lambda change: str(change)[:50],
 )
