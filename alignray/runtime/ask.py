@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import threading
 import uuid
 from collections import Counter
@@ -31,6 +32,8 @@ from alignray.steps import PromptStep, run_chain_async
 logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 0.25
+SWITCH_INTERVAL_S = 0.0005
+"""Python lets a thread run for 5 ms; answers that wait that long for the event loop leave an endpoint idle."""
 UNBILLED = frozenset({"context_too_long", "bad_request", "http_4xx", "scripted"})
 """Reasons of refused calls that no endpoint charges for."""
 
@@ -90,6 +93,7 @@ class Asker:
         self._prices = {name: price_of(config.engines[name]) for name in names}
         self._counts: Counter[str] = Counter()
         self._stop_kind = ""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="asker", daemon=True).start()
         self._slots = asyncio.Semaphore(max((engine.max_records for engine in self._engines.values()), default=1))
