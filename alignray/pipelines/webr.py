@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +15,43 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-import alignray
 from alignray.engine import model_name
 from alignray.engine.embedders import build_embedder
 from alignray.errors import EngineDown, RecordError
 from alignray.io.commits import CommitLog
-from alignray.io.journal import add_up
 from alignray.io.records import read_split
 from alignray.io.run_folder import RunFolder, now
 from alignray.io.sources import Split, list_splits
 from alignray.methods import webr
 from alignray.methods.webr.quota import branch_shares, over_quota, quotas, select_pages
 from alignray.pipelines.inspect_run import rewrite_report
-from alignray.pipelines.plan import plan_webr
 from alignray.pipelines.watch import Watch
-from alignray.pipelines.webr_config import WebRJobConfig, identity_of
-from alignray.prompts import load_prompt, prompt_names
+from alignray.pipelines.webr_account import (
+    DRAFTS,
+    PAGES,
+    RATINGS,
+    ROWS,
+    funnel_of,
+    listed,
+    page_counts,
+    plan_of,
+    reject_reasons,
+    run_facts,
+    run_identity,
+    usage_of,
+)
+from alignray.pipelines.webr_config import WebRJobConfig
 from alignray.report.analysis import analyze
 from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
 from alignray.runtime.dedup import Index, NearDuplicates, drop_near_duplicates, index_of
 from alignray.runtime.ledger import snapshot_of, start_ledger
 from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
-from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row, records_of
+from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row
 from alignray.seeding import draw
 
 logger = logging.getLogger(__name__)
 
-PAGES, DRAFTS, ROWS, RATINGS = "pages", "drafts", "rows", "ratings"
 MAX_ROUNDS = 12
 
 
@@ -92,21 +98,31 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
     check_roles([*steps, *(webr.rating_steps(config.prompts.dir) if config.analysis.num_rated else [])], config.engines, config.roles)
     splits = list_splits(config.ingest)
     folder = RunFolder(config.run_dir)
-    manifest = folder.begin(config.model_dump(mode="json"), _identity(config, splits), _facts(), new_run=new_run)
+    manifest = folder.begin(config.model_dump(mode="json"), run_identity(config, splits), run_facts(), new_run=new_run)
     console.print(f"[bold]WebR[/] into {folder.root}" + (" (resumed)" if manifest["sessions"] > 1 else ""), highlight=False)
     native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
-    with native_log, ray_session(config.runtime):
+    with _failure_noted(folder, manifest), native_log, ray_session(config.runtime):
         quiet_data_context()
         run = start_run(config, folder, console)
         ingest(run, splits)
         pages = page_index(run)
-        manifest["plan"] = _plan(run)
+        manifest["plan"] = plan_of(config, folder)
         selected, kept, unique = draft_until_enough(run, pages)
         wanted = _wanted(config, kept, unique)
         write_rows(run, kept, unique, wanted)
         ratings = rate(run)
         snapshot = snapshot_of(run.ledger)
     return _finish(run, manifest, pages, selected, unique, wanted, ratings, snapshot)
+
+
+@contextlib.contextmanager
+def _failure_noted(folder: RunFolder, manifest: dict[str, Any]) -> Iterator[None]:
+    """A run that ends with an error says so in its manifest."""
+    try:
+        yield
+    except BaseException as err:
+        folder.write_manifest({**manifest, "status": "failed", "finished": now(), "message": str(err) or type(err).__name__})
+        raise
 
 
 def start_run(config: WebRJobConfig, folder: RunFolder, console: Console) -> Run:
@@ -140,8 +156,8 @@ def page_index(run: Run) -> Index:
     """
     pages = index_of(run.root, PAGES, {"source": lambda table: table["source"]}, read=["source"])
     if not pages.ids:
-        reasons = _reasons(run, [PAGES])
-        raise RecordError(f"no page is left to work on; rejected: {_listed(reasons) or 'nothing was read'}; look into {run.root}/rejects")
+        reasons = reject_reasons(run.folder, [PAGES])
+        raise RecordError(f"no page is left to work on; rejected: {listed(reasons) or 'nothing was read'}; look into {run.root}/rejects")
     return pages
 
 
@@ -310,116 +326,19 @@ def measure(run: Run, ratings: list[dict[str, str | None]] | None) -> dict[str, 
             "embedder": note}
 
 
-def _identity(config: WebRJobConfig, splits: list[Split]) -> dict[str, Any]:
-    prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.startswith("webr/")}
-    return {"config": identity_of(config), "prompts": prompts, "inputs": {split.uri: split.num_bytes for split in splits}}
-
-
-def _facts() -> dict[str, Any]:
-    names = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "xllamacpp", "aiohttp")
-    installed = {name: metadata.version(name) for name in names if _is_installed(name)}
-    return {
-        "method": "webr", "name": "webr", "alignray": alignray.__version__,
-        "versions": {"python": platform.python_version(), **installed},
-    }
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _plan(run: Run) -> dict[str, Any] | None:
-    return dataclasses.asdict(plan_webr(run.config, pages=_sampled_pages(run))) if run.config.plan.sample_pages else None
-
-
-def _sampled_pages(run: Run) -> tuple[list[WebDocument], int]:
-    log = CommitLog(run.folder.storage)
-    num_pages = sum(commit.counts["kept"] for commit in log.read(PAGES))
-    sample: list[WebDocument] = []
-    for _, table in log.tables(PAGES):
-        sample += records_of(WebDocument, table.slice(0, run.config.plan.sample_pages - len(sample)))
-        if len(sample) >= run.config.plan.sample_pages:
-            break
-    return sample, num_pages
-
-
-def _reasons(run: Run, stages: Iterable[str]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for stage in stages:
-        for commit in CommitLog(run.folder.storage).read(stage):
-            counts.update({name.removeprefix("rejected/"): count for name, count in commit.counts.items() if name.startswith("rejected/")})
-    return counts
-
-
-def _listed(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
-
-
-def _funnel(run: Run, pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int]) -> list[dict[str, Any]]:
-    log = CommitLog(run.folder.storage)
-    seen = Counter[str]()
-    for commit in log.read(PAGES):
-        seen.update(commit.counts)
-    not_pages = seen["not_pages"]
-    drafts = Counter[str]()
-    for commit in log.read(DRAFTS):
-        drafts.update(commit.counts)
-    num_rows, num_unique = sum(wanted.values()), int(unique.keep.sum())
-    # a page that stands in two input files is one page: the second is counted here, its text is in stages/pages
-    repeated = seen["kept"] - len(pages.ids)
-    rows = [
-        ("ingest", seen["records"] - not_pages + seen["damage"], seen["kept"], _by_reason(seen)),
-        ("select", seen["kept"], len(selected), {"duplicate_page": repeated, "not_needed": len(pages.ids) - len(selected)}),
-        ("synthesize", len(selected), drafts["kept"],
-         {**_by_reason(drafts), "not_asked_yet": len(selected) - drafts["kept"] - drafts["rejected"]}),
-        ("dedup", len(unique.ids), num_unique, {"near_duplicate": len(unique.ids) - num_unique}),
-        ("quota", num_unique, num_rows, {"over_quota": num_unique - num_rows}),
-    ]
-    return [
-        {"stage": stage, "in": before, "kept": after, "rejected": {reason: count for reason, count in reasons.items() if count}}
-        for stage, before, after, reasons in rows
-    ]
-
-
-def _by_reason(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name.removeprefix("rejected/"): count for name, count in counts.items() if name.startswith("rejected/")}
-
-
-def _usage(run: Run, snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    totals, _ = add_up(run.folder.storage)
-    steps = {
-        name: {
-            "role": usage.role, "calls": usage.calls, "refused": usage.refused, "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens, "usd": usage.usd, "mean_latency_s": usage.latency_s / max(usage.calls, 1),
-            "models": sorted(usage.models),
-        }
-        for name, usage in totals.steps.items()
-    }
-    order = ["webr/persona", "webr/instruction", "webr/response", "webr/refine"]
-    steps = {name: steps[name] for name in sorted(steps, key=lambda name: (order.index(name) if name in order else 9, name))}
-    return {
-        "steps": steps, "calls": totals.calls, "tokens": totals.tokens, "usd": totals.usd,
-        "lost_in_flight_usd": snapshot["lost_usd"], "repeated_calls": totals.repeated,
-    }
-
-
 def _finish(
     run: Run, manifest: dict[str, Any], pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int],
     ratings: list[dict[str, str | None]] | None, snapshot: Mapping[str, Any],
 ) -> Outcome:
     """Manifest, analysis, report and card; all from the run folder's files."""
     config, folder = run.config, run.folder
-    funnel = _funnel(run, pages, selected, unique, wanted)
+    funnel = funnel_of(
+        folder, num_pages=len(pages.ids), num_selected=len(selected), unique=unique, num_rows=sum(wanted.values()),
+    )
     num_rows = sum(wanted.values())
     status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
-    seen = Counter[str]()
-    for commit in CommitLog(folder.storage).read(PAGES):
-        seen.update(commit.counts)
-    usage = _usage(run, snapshot)
+    seen = page_counts(folder)
+    usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
         "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
@@ -440,7 +359,7 @@ def _finish(
     folder.write_json("analysis.json", measure(run, ratings))
     folder.write_manifest(manifest)
     report = rewrite_report(folder.root)
-    reasons = {**_reasons(run, [PAGES, DRAFTS]), **{
+    reasons = {**reject_reasons(folder, [PAGES, DRAFTS]), **{
         f"webr/{stage['stage']}/{reason}": count for stage in funnel[3:] for reason, count in stage["rejected"].items()
     }}
     return Outcome(

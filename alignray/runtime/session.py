@@ -114,5 +114,5 @@ def quiet_data_context() -> None:
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
-    for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # what goes wrong in a task is raised on the driver; Ray Data's own traceback of it would come on top
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

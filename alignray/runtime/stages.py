@@ -5,6 +5,7 @@ Each stage is a dataset whose rows go into committed parts; what comes back to t
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow as pa
 import ray
 from ray.data import Dataset
 
+from alignray.errors import AlignrayError
 from alignray.io.commits import CommitLog, name_of
 from alignray.io.storage import Storage
 from alignray.schema import Rejected, arrow_schema, records_of, table_of
@@ -166,12 +168,31 @@ def scan(
         for name in names
     ]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
-    yield from dataset.map_batches(run, batch_size=1, batch_format="pyarrow").iter_batches(batch_size=None, batch_format="pyarrow")
+    with our_errors():
+        yield from dataset.map_batches(run, batch_size=1, batch_format="pyarrow").iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _run(dataset: Dataset, on_part: OnPart) -> None:
-    for row in dataset.iter_rows():
-        on_part(row)
+    with our_errors():
+        for row in dataset.iter_rows():
+            on_part(row)
+
+
+@contextlib.contextmanager
+def our_errors() -> Iterator[None]:
+    """An error of ours that a task raised comes out as itself, not as the wrapping of Ray Data."""
+    try:
+        yield
+    except Exception as err:
+        cause: BaseException | None = err
+        while cause is not None:
+            inner = getattr(cause, "cause", None)
+            if isinstance(inner, AlignrayError):
+                raise type(inner)(*inner.args) from err
+            if isinstance(cause, AlignrayError):
+                raise type(cause)(*cause.args) from err
+            cause = inner or cause.__cause__
+        raise
 
 
 def over(before: type, function: Callable[[Any], Any], after: type) -> Callable[[pa.Table], pa.Table]:

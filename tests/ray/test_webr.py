@@ -168,3 +168,29 @@ def test_the_folder_loads_with_datasets(run_webr: Run, tmp_path: Path) -> None:
     )
     assert len(by_folder) == len(by_files) == 6
     assert by_folder[0]["messages"][0]["role"] == "user"
+
+
+def test_an_error_of_ours_in_a_task_comes_out_as_itself_and_the_manifest_says_failed(run_webr: Run, tmp_path: Path) -> None:
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Closed(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    server = HTTPServer(("127.0.0.1", 0), Closed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        ingest = {
+            "sources": [{"name": "gone", "paths": [f"http://127.0.0.1:{server.server_port}/pages.warc.gz"]}],
+            "fetch": {"attempts": 2, "backoff_s": 0.01},
+        }
+        with pytest.raises(RecordError, match=r"127\.0\.0\.1.*503"):
+            run_webr(tmp_path / "run", ingest=ingest)
+    finally:
+        server.shutdown()
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "failed" and "503" in manifest["message"]

@@ -1,0 +1,136 @@
+"""The books of a WebR run, kept from its folder's files: identity, funnel, usage, plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from typing import Any
+
+import alignray
+from alignray.io.commits import CommitLog
+from alignray.io.journal import add_up
+from alignray.io.run_folder import RunFolder
+from alignray.io.sources import Split
+from alignray.pipelines.plan import plan_webr
+from alignray.pipelines.webr_config import WebRJobConfig, identity_of
+from alignray.prompts import load_prompt, prompt_names
+from alignray.runtime.dedup import NearDuplicates
+from alignray.schema import WebDocument, records_of
+
+PAGES, DRAFTS, ROWS, RATINGS = "pages", "drafts", "rows", "ratings"
+"""Stages of a run, in order."""
+CHAIN = ("webr/persona", "webr/instruction", "webr/response", "webr/refine")
+
+
+def run_identity(config: WebRJobConfig, splits: list[Split]) -> dict[str, Any]:
+    """Everything that decides the rows: config, prompt texts, input files."""
+    prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.startswith("webr/")}
+    return {"config": identity_of(config), "prompts": prompts, "inputs": {split.uri: split.num_bytes for split in splits}}
+
+
+def run_facts() -> dict[str, Any]:
+    """What a manifest says of the software."""
+    names = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "xllamacpp", "aiohttp")
+    installed = {name: metadata.version(name) for name in names if _is_installed(name)}
+    return {
+        "method": "webr", "name": "webr", "alignray": alignray.__version__,
+        "versions": {"python": platform.python_version(), **installed},
+    }
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def plan_of(config: WebRJobConfig, folder: RunFolder) -> dict[str, Any]:
+    """The forecast from pages that were read, to stand beside the bill."""
+    return dataclasses.asdict(plan_webr(config, pages=_sampled_pages(config, folder)))
+
+
+def _sampled_pages(config: WebRJobConfig, folder: RunFolder) -> tuple[list[WebDocument], int]:
+    log = CommitLog(folder.storage)
+    num_pages = sum(commit.counts["kept"] for commit in log.read(PAGES))
+    sample: list[WebDocument] = []
+    for _, table in log.tables(PAGES):
+        sample += records_of(WebDocument, table.slice(0, config.plan.sample_pages - len(sample)))
+        if len(sample) >= config.plan.sample_pages:
+            break
+    return sample, num_pages
+
+
+def reject_reasons(folder: RunFolder, stages: Iterable[str]) -> Counter[str]:
+    """Rejects of committed stages by step and reason."""
+    counts: Counter[str] = Counter()
+    for stage in stages:
+        for commit in CommitLog(folder.storage).read(stage):
+            counts.update({name.removeprefix("rejected/"): count for name, count in commit.counts.items() if name.startswith("rejected/")})
+    return counts
+
+
+def listed(reasons: Mapping[str, int]) -> str:
+    """Reasons with their counts, most frequent first."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+
+
+def page_counts(folder: RunFolder) -> Counter[str]:
+    """Everything that reading the input counted."""
+    return _counts(folder, PAGES)
+
+
+def _counts(folder: RunFolder, stage: str) -> Counter[str]:
+    counts = Counter[str]()
+    for commit in CommitLog(folder.storage).read(stage):
+        counts.update(commit.counts)
+    return counts
+
+
+def funnel_of(
+    folder: RunFolder, *, num_pages: int, num_selected: int, unique: NearDuplicates, num_rows: int,
+) -> list[dict[str, Any]]:
+    """Records to rows: at each stage what came in, what stayed, and what was lost by reason."""
+    seen, drafts = _counts(folder, PAGES), _counts(folder, DRAFTS)
+    num_unique = int(unique.keep.sum())
+    # a page that stands in two input files is one page: the second is counted here, its text is in stages/pages
+    repeated = seen["kept"] - num_pages
+    rows = [
+        ("ingest", seen["records"] - seen["not_pages"] + seen["damage"], seen["kept"], _by_reason(seen)),
+        ("select", seen["kept"], num_selected, {"duplicate_page": repeated, "not_needed": num_pages - num_selected}),
+        ("synthesize", num_selected, drafts["kept"],
+         {**_by_reason(drafts), "not_asked_yet": num_selected - drafts["kept"] - drafts["rejected"]}),
+        ("dedup", len(unique.ids), num_unique, {"near_duplicate": len(unique.ids) - num_unique}),
+        ("quota", num_unique, num_rows, {"over_quota": num_unique - num_rows}),
+    ]
+    return [
+        {"stage": stage, "in": before, "kept": after, "rejected": {reason: count for reason, count in reasons.items() if count}}
+        for stage, before, after, reasons in rows
+    ]
+
+
+def _by_reason(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name.removeprefix("rejected/"): count for name, count in counts.items() if name.startswith("rejected/")}
+
+
+def usage_of(folder: RunFolder, *, lost_usd: float) -> dict[str, Any]:
+    """Calls, tokens and dollars by step, added up from the journal."""
+    totals, _ = add_up(folder.storage)
+    steps = {
+        name: {
+            "role": usage.role, "calls": usage.calls, "refused": usage.refused, "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens, "usd": usage.usd, "mean_latency_s": usage.latency_s / max(usage.calls, 1),
+            "models": sorted(usage.models),
+        }
+        for name, usage in totals.steps.items()
+    }
+    rank = {name: position for position, name in enumerate(CHAIN)}
+    steps = {name: steps[name] for name in sorted(steps, key=lambda name: (rank.get(name, len(CHAIN)), name))}
+    return {
+        "steps": steps, "calls": totals.calls, "tokens": totals.tokens, "usd": totals.usd,
+        "lost_in_flight_usd": lost_usd, "repeated_calls": totals.repeated,
+    }
