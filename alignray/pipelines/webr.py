@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,13 +44,11 @@ from alignray.pipelines.webr_config import WebRJobConfig
 from alignray.report.analysis import analyze
 from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
 from alignray.runtime.dedup import Index, NearDuplicates, drop_near_duplicates, index_of
-from alignray.runtime.ledger import snapshot_of, start_ledger
+from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
 from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
 from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row
 from alignray.seeding import draw
-
-logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 12
 
@@ -129,7 +127,6 @@ def start_run(config: WebRJobConfig, folder: RunFolder, console: Console) -> Run
     """A run with its ledger on the cluster that is connected."""
     ask_config = AskConfig(
         engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed,
-        max_reject_rate=config.max_reject_rate,
     )
     ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
     return Run(config, folder, Watch(console, folder), ledger, ask_config)
@@ -167,7 +164,7 @@ def draft_until_enough(run: Run, pages: Index) -> tuple[list[int], Index, NearDu
     shares = branch_shares(config.webr)
     targets: dict[str, int] | None = None
     if config.num_rows is not None:
-        targets = {name: -(-count * int(config.oversample * 100) // 100) for name, count in quotas(config.num_rows, shares).items()}
+        targets = {name: math.ceil(count * config.oversample) for name, count in quotas(config.num_rows, shares).items()}
     weights = {source.name: source.weight for source in config.ingest.sources if "weight" in source.model_fields_set} or None
     selected: list[int] = []
     for _ in range(MAX_ROUNDS):
@@ -193,6 +190,7 @@ def draft(run: Run, pages: Index, selected: list[int]) -> None:
     if not pending:
         return
     config = run.config
+    expect_rows(run.ledger, [pages.ids[position] for position in pending])
     refs = [RowRef(PAGES, part, tuple(rows)) for part, rows in sorted(pages.by_part(pending).items())]
     assign = over(WebDocument, partial(webr.assign_branch, config=config.webr, seed=config.seed), WebRDraft)
     drafts = rows_at(refs, assign, root=run.root, block_rows=config.runtime.block_rows)
@@ -283,6 +281,7 @@ def rate(run: Run) -> list[dict[str, str | None]] | None:
     rows.sort(key=lambda row: (draw(run.config.seed, row["row_id"], "webr/rate"), row["row_id"]))
     chosen = {row["row_id"] for row in rows[:num_rated]} - committed_ids(run.root, RATINGS)
     if chosen:
+        expect_rows(run.ledger, sorted(chosen))
         index = index_of(run.root, ROWS, {}, read=[])
         refs = [
             RowRef(ROWS, part, tuple(numbers)) for part, numbers in

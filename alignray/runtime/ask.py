@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import sys
 import threading
 import uuid
@@ -13,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pydantic
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
@@ -28,8 +26,6 @@ from alignray.runtime.session import RuntimeConfig
 from alignray.schema import ChatRequest, Completion, Rejected, arrow_schema, from_row, to_row
 from alignray.seeding import draw
 from alignray.steps import PromptStep, run_chain_async
-
-logger = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 0.25
 SWITCH_INTERVAL_S = 0.0005
@@ -53,7 +49,6 @@ class AskConfig(Config):
     budget: BudgetConfig = BudgetConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     seed: int = 0
-    max_reject_rate: float = pydantic.Field(default=1.0, ge=0, le=1)
 
 
 def role_of(roles: Mapping[str, RoleConfig], name: str) -> RoleConfig:

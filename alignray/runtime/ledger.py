@@ -30,6 +30,7 @@ class LedgerState:
         self._budget = Budget(budget, spent_usd=totals.usd, spent_tokens=totals.tokens)
         self.lost_usd = 0.0
         self._owners: dict[str, str] = {}
+        self._replay: dict[str, dict[str, dict[str, Any]]] = {}
         for key, grant in totals.open_grants.items():
             if grant["session"] == session:  # our own earlier life: the call may still come back
                 self._budget.reserve(key, grant["usd"], grant["tokens"])
@@ -43,19 +44,29 @@ class LedgerState:
         self._usd_before = totals.usd
         self.stop_kind, self.stop_message = "", ""
 
+    async def expect(self, row_ids: Sequence[str]) -> None:
+        """Rows that this session will ask for: what earlier sessions journaled for them is read once, now."""
+        again = self._started.intersection(row_ids)
+        found = await asyncio.to_thread(answers_for, self._storage, again) if again else {}
+        self._replay = {row_id: found.get(row_id, {}) for row_id in again}
+
     async def begin(self, row_ids: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
-        """Announce rows; returns what the journal already holds for them. Only rows started before cost a look."""
-        again = [row_id for row_id in row_ids if row_id in self._started]
+        """Announce rows; returns what the journal already holds for them.
+
+        Only a row that was begun and begun again in this session (its actor died) costs a look into the journal.
+        """
+        known = {row_id: self._replay.pop(row_id) for row_id in row_ids if row_id in self._replay}
+        again = [row_id for row_id in row_ids if row_id in self._started and row_id not in known]
         self._started.update(row_ids)
         if not again:
-            return {}
+            return known
         stale = set(again)
         async with self._changed:
             for key in [key for key, owner in self._owners.items() if owner in stale]:
                 self._budget.lose(key)
                 del self._owners[key]
             self._changed.notify_all()
-        return await asyncio.to_thread(answers_for, self._storage, again)
+        return known | await asyncio.to_thread(answers_for, self._storage, again)
 
     async def reserve(self, key: str, row_id: str, usd: float, tokens: int) -> bool:
         """Set money aside for a call, waiting for others to settle where that may help; False: the budget is reached."""
@@ -121,6 +132,11 @@ def start_ledger(root: str, budget: BudgetConfig, *, max_reject_rate: float = 1.
     return Ledger.options(name=f"alignray-ledger-{uuid.uuid4().hex[:8]}").remote(
         root, budget, uuid.uuid4().hex, max_reject_rate,
     )
+
+
+def expect_rows(ledger: Any, row_ids: Sequence[str]) -> None:
+    """Tell the ledger which rows will be asked for."""
+    ray.get(ledger.expect.remote(list(row_ids)))
 
 
 def snapshot_of(ledger: Any) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.ray.run_files import assert_nothing_is_lost, journal_of, rows_of
 
 from alignray.engine.llama import find_weights
 from alignray.errors import EngineDown
 from alignray.pipelines.webr import Outcome
+from tests.ray.run_files import assert_nothing_is_lost, journal_of, rows_of
 
 
 def minilm() -> str:
