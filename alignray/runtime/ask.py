@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
 import threading
 import uuid
@@ -89,6 +90,8 @@ class Asker:
         self._counts: Counter[str] = Counter()
         self._stop_kind = ""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        gc.collect()
+        gc.freeze()  # what the imports left stays for good; walking it again and again would hold up the event loop
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="asker", daemon=True).start()
         self._slots = asyncio.Semaphore(max((engine.max_records for engine in self._engines.values()), default=1))
