@@ -344,7 +344,7 @@ def _finish(
         "ingest": {
             "records": {name.removeprefix("records/"): count for name, count in sorted(seen.items()) if name.startswith("records/")},
             "not_pages": seen["not_pages"], "damage": seen["damage"],
-            "optout": {name.removeprefix("optout/"): count for name, count in sorted(seen.items()) if name.startswith("optout/")},
+            "optout": {"rejected": seen["rejected/ingest/optout"]},
         },
         "dedup": {
             **unique.stats, "threshold": config.dedup.threshold, "removed": int((~unique.keep).sum()),
