@@ -10,7 +10,7 @@ import pydantic
 import pytest
 
 from alignray.io.sources import list_splits
-from alignray.pipelines.webr import _identity
+from alignray.pipelines.webr_account import run_identity
 from alignray.pipelines.webr_config import WebRJobConfig, identity_of
 from alignray.prompts import load_prompt
 
@@ -105,7 +105,7 @@ def test_a_changed_prompt_or_input_is_another_run_and_a_moved_copy_of_the_prompt
 
     def identity(prompts: str) -> dict[str, Any]:
         job = config(ingest={"sources": [{"name": "s", "paths": [str(pages)]}]}, prompts={"dir": str(tmp_path / prompts)})
-        return _identity(job, list_splits(job.ingest))
+        return run_identity(job, list_splits(job.ingest))
 
     before = identity("one")
     assert before == identity("two") != identity("other")
