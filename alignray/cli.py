@@ -186,6 +186,8 @@ def _print_outcome(outcome: Outcome) -> None:
         console.print(f"[red]stopped[/]: {escape(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
     elif outcome.status == "empty":
         console.print("[yellow]finished, and no row was kept[/]: see the reasons above", highlight=False)
+    elif outcome.message:
+        console.print(f"[yellow]fewer rows than wanted[/]: {outcome.message}", highlight=False, soft_wrap=True)
 
 
 def _print_plan(plan: Plan) -> None:

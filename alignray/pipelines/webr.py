@@ -363,5 +363,11 @@ def _finish(
     }}
     return Outcome(
         status=status, rows=num_rows, branches=dict(wanted), rejected=reasons, usage=usage, report=report,
-        run_dir=folder.root, message=snapshot["stop_message"], funnel=funnel,
+        run_dir=folder.root, message=snapshot["stop_message"] or _shortfall(config, num_rows), funnel=funnel,
     )
+
+
+def _shortfall(config: WebRJobConfig, num_rows: int) -> str:
+    if config.num_rows is None or num_rows >= config.num_rows:
+        return ""
+    return f"num_rows = {config.num_rows:,} wanted, and the pages gave {num_rows:,} at this ratio; add input, or look at the rejects"
