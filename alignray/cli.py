@@ -12,6 +12,7 @@ import typer
 from alignray.errors import AlignrayError, ConfigError, EngineDown, EngineError, RecordError, ResumeError
 
 if TYPE_CHECKING:
+    from alignray.pipelines import dedup
     from alignray.pipelines.plan import Plan
     from alignray.pipelines.webr import Outcome
 
@@ -35,13 +36,13 @@ Config = Annotated[Path, typer.Argument(help="YAML config, such as configs/webr/
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config value: --set budget.usd=5")]
 RunDir = Annotated[str | None, typer.Option("--run", metavar="DIR", help="Run folder (default: run_dir of the config)")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout")]
+NewRun = Annotated[bool, typer.Option("--new-run", help="Start over; the old run folder is moved aside")]
 RunFolderArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder", show_default=False)]
 
 
 @app.command("webr")
 def webr_command(
-    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False,
-    new_run: Annotated[bool, typer.Option("--new-run", help="Start over; the old run folder is moved aside")] = False,
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
 ) -> None:
     """Common Crawl shards into instruction data. The same command on the same run folder goes on where it stopped."""
     with _exits(as_json):
@@ -50,6 +51,20 @@ def webr_command(
         outcome = synthesize(_webr_config(config, set_, run), new_run=new_run)
         _emit(_plain(outcome)) if as_json else _print_outcome(outcome)
         raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+
+
+@app.command("dedup")
+def dedup_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+) -> None:
+    """Near-duplicate removal of any text column of Parquet or JSON lines files, with measured recall."""
+    with _exits(as_json):
+        from alignray.pipelines.dedup import deduplicate
+        from alignray.pipelines.dedup_config import DedupJobConfig
+
+        outcome = deduplicate(_loaded(DedupJobConfig, config, set_, run), new_run=new_run)
+        _emit(_plain(outcome)) if as_json else _print_dedup(outcome)
+        raise typer.Exit(DONE if outcome.status == "done" else NOTHING)
 
 
 @app.command("plan")
@@ -110,13 +125,18 @@ def export_command(
         typer.echo(f"{export(run, format_, out):,} rows in {out}")
 
 
-def _webr_config(path: Path, overrides: list[str] | None, run: str | None) -> Any:
+def _loaded(kind: Any, path: Path, overrides: list[str] | None, run: str | None) -> Any:
     import json
 
     from alignray.config import load_config
+
+    return load_config(kind, path, overrides=[*(overrides or []), *([f"run_dir={json.dumps(run)}"] if run else [])])
+
+
+def _webr_config(path: Path, overrides: list[str] | None, run: str | None) -> Any:
     from alignray.pipelines.webr_config import WebRJobConfig
 
-    return load_config(WebRJobConfig, path, overrides=[*(overrides or []), *([f"run_dir={json.dumps(run)}"] if run else [])])
+    return _loaded(WebRJobConfig, path, overrides, run)
 
 
 class _exits:  # noqa: N801  reads as "with exits"
@@ -188,6 +208,37 @@ def _print_outcome(outcome: Outcome) -> None:
         console.print("[yellow]finished, and no row was kept[/]: see the reasons above", highlight=False)
     elif outcome.message:
         console.print(f"[yellow]fewer rows than wanted[/]: {outcome.message}", highlight=False, soft_wrap=True)
+
+
+def _print_dedup(outcome: dedup.Outcome) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    stats, quality = outcome.stats, outcome.stats["quality"]
+    console.print(f"[bold]{outcome.kept:,} of {outcome.rows:,} rows kept[/], {stats['clusters']:,} clusters", highlight=False)
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>9,}  {escape(reason)}", highlight=False)
+    console.print(
+        f"threshold {stats['threshold']:g}, {stats['bands']} bands of {stats['rows_per_band']}; {stats['candidates']:,} candidate pairs, "
+        f"{stats['verified']:,} verified; {stats['capped']:,} capped buckets", highlight=False, soft_wrap=True,
+    )
+    if quality and quality["num_at"]:
+        console.print(
+            f"recall at the threshold {quality['recall']:.3f} (95 % interval {quality['recall_low']:.3f} to {quality['recall_high']:.3f}, "
+            f"{quality['num_at']} planted pairs)" + (
+                f", precision {quality['precision']:.3f} ({quality['precision_low']:.3f} to {quality['precision_high']:.3f})"
+                if quality["precision"] is not None else ""
+            ), highlight=False, soft_wrap=True,
+        )
+    for name, count in outcome.contaminated.items():
+        console.print(f"{count:,} rows share words with {escape(name)}: {outcome.run_dir}/hits", highlight=False, soft_wrap=True)
+    if outcome.retracted:
+        console.print(f"{outcome.retracted:,} rows of earlier runs are replaced: {outcome.run_dir}/retracted", highlight=False, soft_wrap=True)
+    for warning in outcome.warnings:
+        console.print(f"[yellow]warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
+    console.print(f"report    {outcome.report}", highlight=False, soft_wrap=True)
+    console.print(f"rows      {outcome.run_dir}/parts", highlight=False, soft_wrap=True)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
@@ -200,8 +201,8 @@ def make_manifest(rows: list[InstructionRow], *, status: str, hostile: bool, wit
                    "optout": {"policy": "respect", "robots_meta": 30, "x_robots_tag": 9, "tdm": 2}},
         "usage": {"steps": usage, "usd": total, "lost_in_flight_usd": 0.0004},
         "plan": {"steps": plan, "usd": planned, "low_usd": planned * 0.8, "high_usd": planned * 1.3} if with_plan else None,
-        "dedup": {"candidates": 96, "verified": 41, "clusters": 22, "removed": 27, "bands": 21, "rows": 6, "threshold": 0.7,
-                  "capped": 0},
+        "dedup": {**make_dedup_stats(), "candidates": 96, "verified": 41, "clusters": 22, "removed": 27, "exact_duplicate": 3,
+                  "near_duplicate": 24, "exact_copies": 3, "rows": n + 39, "clustered": 49, "largest_cluster": 4},
         "result": {"rows": n, "branches": branches, "part": sum(row.part for row in rows)},
     }
 
@@ -240,3 +241,112 @@ def make_metrics() -> list[dict[str, Any]]:
         lines.append({"t": t, "stage": "synthesize", "done": done, "total": 309, "calls": calls, "prompt_tokens": prompt,
                       "completion_tokens": completion, "usd": completion * 3e-7, "in_flight": rng.randint(20, 32)})
     return lines
+
+
+CLUSTER_SIZES = (40, 17, 9, 9, 5, 5, 4, 4, 3, 3, 3, *[2] * 60)
+
+
+def build_dedup_run(
+    run_dir: Path, *, status: str = "done", hostile: bool = True, num_clusters: int = len(CLUSTER_SIZES), as_json: bool = False,
+    is_measured: bool = True,
+) -> Path:
+    """A run folder of ``alignray dedup``: 500 lone rows, clusters as in CLUSTER_SIZES, hits of two benchmarks, two bad rows."""
+    rng = random.Random(3)
+    bad = f" {HOSTILE}" if hostile else ""
+    clusters, rejects = [], []
+    rows = [{"id": f"lone-{number}", "text": _prose(rng, 40), "n": number} for number in range(500 if num_clusters else 0)]
+    for cluster, size in enumerate(CLUSTER_SIZES[:num_clusters]):
+        text, keeper = f"{_prose(rng, 90)}{bad}", f"c{cluster:03d}-000{bad if cluster == 1 else ''}"
+        rows.append({"id": keeper, "text": text, "n": cluster})
+        for number in range(size):
+            row_id = keeper if number == 0 else f"c{cluster:03d}-{number:03d}{bad if cluster == 1 else ''}"
+            reason = "" if number == 0 else "exact_duplicate" if number % 3 == 1 else "near_duplicate"
+            row = 1000 + 50 * cluster + number
+            clusters.append({"row_id": row_id, "row": row, "keeper": keeper, "cluster_size": size, "kept": number == 0, "reason": reason})
+            if reason:
+                changed = text if reason == "exact_duplicate" else f"{number} times changed. {text}"
+                detail = {"file": f"/data/pages{bad}.parquet", "from_byte": 0, "row": row, "keeper": keeper, "cluster_size": size}
+                rejects.append(Rejected(row_id, "dedup", reason, changed, json.dumps(detail)))
+    rejects.append(Rejected("x1", "dedup", "empty_text", "", '{"file": "a", "from_byte": 0, "row": 1}'))
+    rejects.append(Rejected("x2", "dedup", "bad_row", f"{{{bad}", '{"file": "a", "from_byte": 0, "row": 2}'))
+    for folder in ("parts", "rejects", "clusters", "hits"):
+        (run_dir / folder).mkdir(parents=True, exist_ok=True)
+    if as_json:
+        (run_dir / "parts" / "0123-00000-aa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif rows:
+        pq.write_table(pa.Table.from_pylist(rows), run_dir / "parts" / "0123-00000-aa.parquet")
+    pq.write_table(table_of(Rejected, rejects), run_dir / "rejects" / "0123-00000-bb.parquet")
+    if clusters:
+        for place in range(2):
+            table = pa.Table.from_pylist(clusters[place::2])
+            pq.write_table(table, run_dir / "clusters" / f"0123-{place:05d}-cc.parquet")
+        pq.write_table(pa.Table.from_pylist(_hits(bad)), run_dir / "hits" / "0123-00000-dd.parquet")
+    removed = sum(size - 1 for size in CLUSTER_SIZES[:num_clusters])
+    manifest = make_dedup_manifest(len(rows), removed, status=status, hostile=hostile, is_measured=is_measured)
+    (run_dir / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(make_dedup_config(bad), sort_keys=False))
+    (run_dir / "metrics.jsonl").write_text('{"t": 1795000000.0, "stage": "sign", "done": 10, "total": 0}\n')
+    return run_dir
+
+
+def _hits(bad: str) -> list[dict[str, Any]]:
+    return [
+        {"row_id": f"lone-{number}", "row": number, "benchmark": benchmark, "item": f"item/{number}{bad}",
+         "matched": f"the quick brown fox jumps over the lazy dog again and again, {number} times{bad}",
+         "num_grams": number, "share": number / 10}
+        for benchmark, count in (("gsm8k", 5), (f"mt-bench{bad}", 2)) for number in range(1, count + 1)
+    ]
+
+
+def make_quality(**more: Any) -> dict[str, Any]:
+    """What planted pairs told, as the manifest says it; 297 of 300 found at the threshold and 100 of 100 above."""
+    return {
+        "num_at": 300, "found_at": 297, "recall": 0.99, "recall_low": 0.97106, "recall_high": 0.99793,
+        "num_above": 100, "found_above": 100, "recall_above": 1.0, "recall_above_low": 0.96378, "recall_above_high": 1.0,
+        "num_below": 100, "found_below": 0, "precision": 1.0, "precision_low": 0.99075, "precision_high": 1.0,
+        "wanted_recall": 0.99, "is_missed": False, **more,
+    }
+
+
+def make_dedup_stats(**more: Any) -> dict[str, Any]:
+    return {
+        "bands": 17, "rows_per_band": 4, "threshold": 0.7, "verify": "exact", "candidates": 1320, "verified": 611, "capped": 0,
+        "max_bucket": 100, "quality": make_quality(), "exact_copies": 90, "removed": 160, "exact_duplicate": 60, "near_duplicate": 100,
+        "clusters": len(CLUSTER_SIZES), "largest_cluster": max(CLUSTER_SIZES), "rows": 731, "against": [], "rows_earlier": 0,
+        "clustered": sum(CLUSTER_SIZES), **more,
+    }
+
+
+def make_dedup_manifest(kept: int, removed: int, *, status: str, hostile: bool, is_measured: bool = True) -> dict[str, Any]:
+    exact = removed // 3
+    bad = HOSTILE if hostile else ""
+    begun = {
+        "method": "dedup", "name": f"harbour <b>dedup</b> {HOSTILE[:60]}" if hostile else "harbour", "status": status,
+        "alignray": "0.1.0", "versions": {"ray": "2.60.1", "pyarrow": "26.0.1", "python": "3.11.2"}, "started": "2026-11-20T09:00:00Z",
+    }
+    if status == "running":
+        return begun
+    stats = make_dedup_stats(
+        removed=removed, exact_duplicate=exact, near_duplicate=removed - exact, rows=kept + removed, against=[f"runs/earlier{bad}"],
+        rows_earlier=1200, capped=3, quality=make_quality() if is_measured else None,
+    )
+    return {
+        **begun, "finished": "2026-11-20T09:04:11Z", "message": f"3 benchmark items are too short to be looked for {bad}",
+        "seconds": {"sign": 31.2, "link": 12.25, "write": 4.5},
+        "funnel": [
+            {"stage": "read", "in": kept + removed + 2, "kept": kept + removed, "rejected": {"empty_text": 1, "bad_row": 1}},
+            {"stage": "dedup", "in": kept + removed, "kept": kept,
+             "rejected": {"exact_duplicate": exact, "near_duplicate": removed - exact}},
+        ],
+        "dedup": stats, "contaminated": {"gsm8k": 5, f"mt-bench {bad}".strip(): 2}, "retracted": 7,
+        "decontamination": {"items": 1400, "too_short": 3, "n": 13}, "result": {"rows": kept},
+    }
+
+
+def make_dedup_config(bad: str) -> dict[str, Any]:
+    return {
+        "seed": 0, "input": {"paths": ["/data/*.parquet"], "text_columns": ["text"], "id_column": "id"},
+        "minhash": {"unit": "word", "n": 5, "num_perm": 128, "threshold": 0.7, "recall": 0.99, "bands": None, "verify": "exact"},
+        "against": [f"runs/earlier{bad}"], "prefer": "best", "num_planted": 500,
+        "decontamination": {"action": "report", "benchmarks": [{"name": "gsm8k"}, {"name": f"humaneval{bad}"}]},
+    }

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from alignray.dedup.bands import band_keys, candidate_pairs
 from alignray.dedup.clusters import connected_components, rank_ids, representatives
 from alignray.dedup.config import MinHashConfig
-from alignray.dedup.shingles import HashArray, IntArray, Texts, shingle_hashes
+from alignray.dedup.shingles import AnyHashArray, IntArray, Texts, shingle_hashes
 from alignray.dedup.signatures import SignatureArray, estimated_jaccard, exact_jaccard, signatures
 
 
@@ -58,7 +58,7 @@ def near_duplicates(
 
 
 def verify_pairs(
-    pairs: IntArray, config: MinHashConfig, signed: SignatureArray, flat: HashArray, offsets: IntArray
+    pairs: IntArray, config: MinHashConfig, signed: SignatureArray, flat: AnyHashArray, offsets: IntArray
 ) -> IntArray:
     """Those of the pairs [M, 2] that reach ``config.threshold`` in the way that ``config.verify`` names."""
     if config.verify == "exact":

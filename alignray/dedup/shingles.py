@@ -4,7 +4,7 @@ Texts are normalised (NFKC, then casefold), joined into one buffer of code point
 never looks beyond a document's end. What a word is:
 
 - spaces, controls, ASCII characters other than letters and digits, and the punctuation of ``_SEPARATORS`` part words;
-- a character of a script written without spaces (``_SINGLES``: Chinese characters, kana, Thai, Lao, Burmese, Khmer) is
+- a character of a script written without spaces (``SINGLES``: Chinese characters, kana, Thai, Lao, Burmese, Khmer) is
   a word by itself;
 - everything else (letters of any other script, digits, marks, emoji, mathematical symbols) builds words.
 
@@ -25,6 +25,7 @@ from alignray.dedup.hashing import BASIS, FACTOR, absorb, compiled, mix64
 
 Texts = Sequence[str] | Sequence[Sequence[int]]
 HashArray = npt.NDArray[np.uint64]
+AnyHashArray = npt.NDArray[np.uint64] | npt.NDArray[np.uint32]
 IntArray = npt.NDArray[np.int64]
 
 _SEPARATOR, _WORD, _SINGLE = 0, 1, 2
@@ -37,7 +38,7 @@ _SEPARATORS = (
     (0xFE10, 0xFE19), (0xFE30, 0xFE6B), (0xFEFF, 0xFEFF), (0xFF01, 0xFF0F), (0xFF1A, 0xFF20), (0xFF3B, 0xFF40),
     (0xFF5B, 0xFF65),
 )  # fmt: skip
-_SINGLES = (
+SINGLES = (
     (0xE01, 0xE2E), (0xE30, 0xE4F), (0xE81, 0xEDF), (0x1000, 0x1049), (0x1050, 0x109F), (0x1780, 0x17D3), (0x3005, 0x3007),
     (0x3021, 0x302F), (0x3031, 0x30FA), (0x30FC, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
     (0xF900, 0xFAFF),
@@ -61,7 +62,7 @@ def shingle_hashes(texts: Texts, config: MinHashConfig) -> tuple[HashArray, IntA
     if config.unit == "token_id":
         chunks = _token_units(cast(Sequence[Sequence[int]], texts))
     else:
-        chunks = _text_units(cast(Sequence[str], texts), config.unit)
+        chunks = text_units(cast(Sequence[str], texts), config.unit)
     power = np.uint64(pow(int(FACTOR), config.n - 1, 1 << 64))
     for units, counts in chunks:
         shingles = np.empty(units.size, np.uint64)
@@ -77,8 +78,8 @@ def normalise(text: str) -> str:
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
 
 
-def _text_units(texts: Sequence[str], unit: str) -> Iterator[tuple[HashArray, IntArray]]:
-    """Unit hashes and units per document, for one chunk of texts after another."""
+def text_units(texts: Sequence[str], unit: str) -> Iterator[tuple[HashArray, IntArray]]:
+    """Hashes of all units in order, and units per document, for one chunk of texts after another."""
     pending: list[str] = []
     num_pending = 0
     for text in texts:
@@ -92,6 +93,13 @@ def _text_units(texts: Sequence[str], unit: str) -> Iterator[tuple[HashArray, In
             pending, num_pending = [], 0
     if pending:
         yield _chunk_units(pending, unit)
+
+
+def word_spans(normal: str) -> IntArray:
+    """First character and end [W, 2] of each word of a normalised text: the words that ``text_units`` hashes, in order."""
+    codes = np.frombuffer(normal.encode("utf-32-le", "surrogatepass"), np.uint32)
+    spans = np.empty((codes.size, 2), np.int64)
+    return spans[: _word_spans(codes, _KINDS, spans)]
 
 
 def _chunk_units(texts: list[str], unit: str) -> tuple[HashArray, IntArray]:
@@ -114,7 +122,7 @@ def _token_units(documents: Sequence[Sequence[int]]) -> Iterator[tuple[HashArray
 
 def _kinds() -> npt.NDArray[np.uint8]:
     kinds = np.full(_BMP, _WORD, np.uint8)
-    for ranges, kind in ((_SEPARATORS, _SEPARATOR), (_SINGLES, _SINGLE)):
+    for ranges, kind in ((_SEPARATORS, _SEPARATOR), (SINGLES, _SINGLE)):
         for first, last in ranges:
             kinds[first : last + 1] = kind
     kinds[0x30:0x3A] = _WORD  # digits
@@ -133,6 +141,13 @@ def _mixed(values: HashArray) -> HashArray:
 
 
 @compiled
+def _kind_of(code: np.uint32, kinds: npt.NDArray[np.uint8]) -> np.uint8:
+    if code < _BMP:
+        return kinds[code]
+    return np.uint8(_SINGLE if _FIRST_IDEOGRAPH_BEYOND <= code <= _LAST_IDEOGRAPH_BEYOND else _WORD)
+
+
+@compiled
 def _word_hashes(
     codes: npt.NDArray[np.uint32], lengths: IntArray, kinds: npt.NDArray[np.uint8], hashes: HashArray, counts: IntArray
 ) -> int:
@@ -144,12 +159,7 @@ def _word_hashes(
         is_open = False
         for index in range(start, start + lengths[document]):
             code = codes[index]
-            if code < _BMP:
-                kind = kinds[code]
-            elif _FIRST_IDEOGRAPH_BEYOND <= code <= _LAST_IDEOGRAPH_BEYOND:
-                kind = np.uint8(_SINGLE)
-            else:
-                kind = np.uint8(_WORD)
+            kind = _kind_of(code, kinds)
             if kind == _WORD:
                 state = absorb(state, np.uint64(code))
                 is_open = True
@@ -167,6 +177,21 @@ def _word_hashes(
             written += 1
         counts[document] = written - before
         start += lengths[document]
+    return written
+
+
+@compiled
+def _word_spans(codes: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8], spans: IntArray) -> int:
+    written = 0
+    is_open = False
+    for index in range(codes.size):
+        kind = _kind_of(codes[index], kinds)
+        if not (kind == _WORD and is_open) and kind != _SEPARATOR:
+            spans[written, 0] = index
+            written += 1
+        if kind != _SEPARATOR:
+            spans[written - 1, 1] = index + 1
+        is_open = kind == _WORD
     return written
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alignray.dedup.hashing import compiled, splitmix64
-from alignray.dedup.shingles import HashArray, IntArray
+from alignray.dedup.shingles import AnyHashArray, HashArray, IntArray
 
 SignatureArray = npt.NDArray[np.uint32]
 
@@ -38,7 +38,7 @@ def estimated_jaccard(signatures: SignatureArray, pairs: IntArray) -> npt.NDArra
     return estimates
 
 
-def exact_jaccard(flat: HashArray, offsets: IntArray, pairs: IntArray) -> npt.NDArray[np.float64]:
+def exact_jaccard(flat: AnyHashArray, offsets: IntArray, pairs: IntArray) -> npt.NDArray[np.float64]:
     """True Jaccard similarity of the shingle sets of each pair of rows [M, 2]; 0 where both are empty."""
     similarity = np.empty(len(pairs), np.float64)
     _merged_jaccard(flat, offsets, pairs, similarity)
@@ -56,7 +56,7 @@ def _least_values(flat: HashArray, offsets: IntArray, factors: HashArray, terms:
 
 
 @compiled
-def _merged_jaccard(flat: HashArray, offsets: IntArray, pairs: IntArray, similarity: npt.NDArray[np.float64]) -> None:
+def _merged_jaccard(flat: AnyHashArray, offsets: IntArray, pairs: IntArray, similarity: npt.NDArray[np.float64]) -> None:
     for pair in range(len(pairs)):
         left, left_end = offsets[pairs[pair, 0]], offsets[pairs[pair, 0] + 1]
         right, right_end = offsets[pairs[pair, 1]], offsets[pairs[pair, 1] + 1]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from alignray.engine.base import Engine
-from alignray.engine.configs import LlamaConfig, OpenAIConfig, ScriptedConfig
+from alignray.engine.configs import LlamaConfig, OpenAIConfig, ScriptedConfig, VLLMConfig
 
 
-def build_engine(config: ScriptedConfig | LlamaConfig | OpenAIConfig) -> Engine:
+def build_engine(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig) -> Engine:
     """The engine that the config describes, not started yet."""
     # each backend's library is heavy or optional, so its module loads only here
     if isinstance(config, ScriptedConfig):
@@ -17,6 +17,10 @@ def build_engine(config: ScriptedConfig | LlamaConfig | OpenAIConfig) -> Engine:
         from alignray.engine.llama import LlamaEngine
 
         return LlamaEngine(config)
+    if isinstance(config, VLLMConfig):
+        from alignray.engine.vllm import VLLMEngine
+
+        return VLLMEngine(config)
     from alignray.engine.openai import OpenAIEngine
 
     return OpenAIEngine(config)

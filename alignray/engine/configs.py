@@ -102,8 +102,77 @@ class OpenAIConfig(Config):
         return url.rstrip("/")
 
 
-# vLLM in process joins here as VLLMConfig (kind "vllm") with its engine; until then such a config is an unknown tag
-EngineConfig = Annotated[ScriptedConfig | LlamaConfig | OpenAIConfig, pydantic.Field(discriminator="kind")]
+class VLLMConfig(Config):
+    """A model in this very process group, on the GPUs (or CPUs) of its actor: vLLM's asynchronous engine."""
+
+    kind: Literal["vllm"] = "vllm"
+    """Which engine this is."""
+    model: str = pydantic.Field(min_length=1)
+    """Folder in Hugging Face layout, or an id of the hub. Weights are read as safetensors, and code of a model repository never runs."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; a commit makes runs repeatable."""
+    tokenizer: str | None = None
+    """Another folder or id for the tokenizer; null: the model's."""
+    chat_template_args: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Variables of the model's chat template, such as {enable_thinking: false}."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of weights and activations; auto: as the model was saved."""
+    quantization: str | None = None
+    """How the weights are quantised, such as "awq" or "fp8"; null: as the model's own config says."""
+    kv_cache_dtype: str = "auto"
+    """Type of the KV cache, such as "fp8"; auto: the model's."""
+    max_model_len: int | None = pydantic.Field(default=None, ge=16)
+    """Prompt and answer together, in tokens; null: what the model was made for. A longer prompt is rejected as context_too_long."""
+    tensor_parallel_size: int = pydantic.Field(default=1, ge=1)
+    """Devices that share each layer."""
+    pipeline_parallel_size: int = pydantic.Field(default=1, ge=1)
+    """Groups of devices that share the layers out among them."""
+    distributed_executor_backend: Literal["mp", "ray"] | None = None
+    """Who runs the devices of one engine: "mp" processes on one node, "ray" workers in a placement group over nodes; null: mp."""
+    gpu_memory_utilization: float = pydantic.Field(default=0.9, gt=0, le=1)
+    """Share of each GPU's memory for weights and KV cache. Engines of one chain share the GPUs, so their shares add up to at most 1."""
+    kv_cache_gib: float | None = pydantic.Field(default=None, gt=0)
+    """Size of the KV cache per device in GiB; null: what gpu_memory_utilization leaves, and 1 GiB on a CPU."""
+    max_num_seqs: int = pydantic.Field(default=128, ge=1)
+    """Answers generated side by side, and records under way in one replica: few enough that their pages stay in the KV cache."""
+    enforce_eager: bool = False
+    """No compilation and no CUDA graphs: slower, but up sooner."""
+    enable_prefix_caching: bool = True
+    """Keep the KV of prompts, so that the next step of a record need not read its page again."""
+    seed: int = 0
+    """Seeds sampling as a whole. What is drawn still depends on what else is in the batch; temperature 0 is what repeats."""
+    send_seed: bool = False
+    """Give each request the seed of its row: draws repeat, the sampler is slower. Not on a CPU, where vLLM's sampler fails with it."""
+    engine_args: dict[str, Any] = pydantic.Field(default_factory=dict)
+    """Further arguments of vLLM's AsyncEngineArgs, such as {block_size: 32}."""
+    timeout_s: float = pydantic.Field(default=300.0, gt=0)
+    """An engine that has calls open and makes no step for this long counts as dead."""
+    health_every_s: float = pydantic.Field(default=2.0, gt=0)
+    """How often the engine is looked after."""
+    max_restarts: int = pydantic.Field(default=3, ge=0)
+    """A dead engine is replaced and its calls asked again; so many deaths in a row without an answer are borne, one more stops the run."""
+    price: Price | None = None
+    """What to account per token; null: nothing."""
+
+    @property
+    def num_devices(self) -> int:
+        """GPUs that one engine needs."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @pydantic.field_validator("engine_args")
+    @classmethod
+    def _holds_only_further_arguments(cls, args: dict[str, Any]) -> dict[str, Any]:
+        if "trust_remote_code" in args:
+            raise ValueError("trust_remote_code is refused: it runs code of the model's repository; name a model that vLLM knows itself")
+        if args.get("load_format") in ("auto", "hf", "pt", "npcache"):
+            raise ValueError(f"load_format = {args['load_format']!r} may unpickle weights; convert them to safetensors, and leave it out")
+        twice = sorted(args.keys() & (cls.model_fields.keys() - {"kind", "price"} | {"disable_log_stats"}))
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: set by alignray itself; write it beside engine_args where there is such a key")
+        return args
+
+
+EngineConfig = Annotated[ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig, pydantic.Field(discriminator="kind")]
 
 
 def is_loopback(url: str) -> bool:
@@ -129,7 +198,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def price_of(config: ScriptedConfig | LlamaConfig | OpenAIConfig) -> Price:
+def price_of(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig) -> Price:
     """What the engine's tokens cost; own and embedded engines cost nothing unless their config says otherwise.
 
     Raises:
@@ -139,7 +208,7 @@ def price_of(config: ScriptedConfig | LlamaConfig | OpenAIConfig) -> Price:
         return FREE
     if config.price is not None:
         return config.price
-    if isinstance(config, LlamaConfig) or is_own_network(config.base_url):
+    if isinstance(config, LlamaConfig | VLLMConfig) or is_own_network(config.base_url):
         return FREE
     date, prices = price_table()
     price = prices.get(config.model) or prices.get(re.sub(r"-\d{4}-\d\d-\d\d$", "", config.model))
@@ -151,10 +220,12 @@ def price_of(config: ScriptedConfig | LlamaConfig | OpenAIConfig) -> Price:
     return price
 
 
-def model_name(config: ScriptedConfig | LlamaConfig | OpenAIConfig) -> str:
+def model_name(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig) -> str:
     """The model's name, for people."""
     if isinstance(config, OpenAIConfig):
         return config.model
     if isinstance(config, LlamaConfig):
         return PurePath(config.model_path).stem if config.model_path else "SmolLM2-135M-Instruct"
+    if isinstance(config, VLLMConfig):
+        return PurePath(config.model).name if config.model.startswith(("/", ".", "~")) else config.model
     return "scripted (no model)"

@@ -7,15 +7,18 @@ read. Every page has a checksum; the footer, which has none in Parquet, is check
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
+import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 
 from alignray.errors import ResumeError
@@ -44,18 +47,33 @@ def name_of(row_ids: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file with a checksum on every page."""
+Content: TypeAlias = "pa.Table | bytes"
+"""Rows of a commit: a table, written as Parquet, or complete JSON lines, written as they are."""
+
+
+def parquet_bytes(table: pa.Table, *, run_rows: int | None = None) -> bytes:
+    """The table as a Parquet file with a checksum on every page.
+
+    Args:
+        run_rows: rows per row group of a sorted run, which holds numbers that do not compress; None for ordinary rows.
+    """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    how: dict[str, Any] = {"compression": "zstd"}
+    if run_rows is not None:
+        how = {"compression": "none", "use_dictionary": False, "row_group_size": run_rows}
+    pq.write_table(table, sink, write_page_checksum=True, **how)
     return sink.getvalue().to_pybytes()
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _footer_digest(file: IO[bytes]) -> str:
     file.seek(-8, os.SEEK_END)
     size = int.from_bytes(file.read(4), "little")
     file.seek(-8 - size, os.SEEK_END)
-    return hashlib.blake2b(file.read(), digest_size=8).hexdigest()
+    return _digest(file.read())
 
 
 class CommitLog:
@@ -65,20 +83,22 @@ class CommitLog:
         self.storage = storage
 
     def write(
-        self, stage: str, name: str, tables: Mapping[str, tuple[str, pa.Table]], counts: Mapping[str, int],
-        extra: Mapping[str, Any] | None = None,
+        self, stage: str, name: str, contents: Mapping[str, tuple[str, Content]], counts: Mapping[str, int],
+        extra: Mapping[str, Any] | None = None, *, run_rows: int | None = None,
     ) -> bool:
-        """Commit tables ({role: (folder, table)}) under a name. False when that name is committed already."""
+        """Commit contents ({role: (folder, rows)}) under a name. False when that name is committed already."""
         if self.storage.exists(f"commits/{stage}/{name}.json"):
             return False
         files, sizes, footers = {}, {}, {}
-        for role, (folder, table) in tables.items():
-            if table.num_rows == 0:
+        for role, (folder, content) in contents.items():
+            if not len(content):
                 continue
-            data = parquet_bytes(table)
-            path = f"{folder}/{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}.parquet"
+            is_table = isinstance(content, pa.Table)
+            data = parquet_bytes(content, run_rows=run_rows) if is_table else content
+            path = f"{folder}/{name}-{hashlib.blake2b(data, digest_size=4).hexdigest()}.{'parquet' if is_table else 'jsonl'}"
             self.storage.write(path, data)
-            files[role], sizes[role], footers[role] = path, len(data), _footer_digest(io.BytesIO(data))
+            files[role], sizes[role] = path, len(data)
+            footers[role] = _footer_digest(io.BytesIO(data)) if is_table else _digest(data)
         marker = {"files": files, "bytes": sizes, "footers": footers, "counts": dict(counts), "extra": dict(extra or {})}
         won = self.storage.write(f"commits/{stage}/{name}.json", orjson.dumps(marker), exclusive=True)
         if not won:
@@ -101,8 +121,11 @@ class CommitLog:
 
     def read(self, stage: str) -> list[Commit]:
         """All commits of a stage, by name."""
-        names = self.storage.list(f"commits/{stage}", ".json")
-        return [self.one(stage, name.removesuffix(".json")) for name in names]
+        return [self.one(stage, name) for name in self.names(stage)]
+
+    def names(self, stage: str) -> list[str]:
+        """Names of all commits of a stage, sorted."""
+        return [name.removesuffix(".json") for name in self.storage.list(f"commits/{stage}", ".json")]
 
     def remove(self, commit: Commit) -> None:
         """Take a commit back: its marker first, so that no reader meets a marker without files."""
@@ -116,15 +139,48 @@ class CommitLog:
         Raises:
             ResumeError: the file is missing, cut or damaged.
         """
-        path = commit.files.get(role)
-        if path is None:
+        if role not in commit.files:
             return None
+        with self._opened(commit, role) as file:
+            if commit.files[role].endswith(".jsonl"):
+                table = pa_json.read_json(file)
+                return table.select(list(columns)) if columns else table
+            return pq.read_table(file, columns=list(columns) if columns else None, page_checksum_verification=True)
+
+    def span(self, commit: Commit, column: str, first: int, last: int, *, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """Rows of a commit that is sorted by a column of whole numbers, from value ``first`` to value ``last`` inclusive.
+
+        Only the row groups that may hold them are read. None when the commit holds no rows.
+
+        Raises:
+            ResumeError: the file is missing, cut or damaged.
+        """
+        if "rows" not in commit.files:
+            return None
+        with self._opened(commit, "rows") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+            at = file.schema_arrow.get_field_index(column)
+            groups = []
+            for number in range(file.metadata.num_row_groups):
+                statistics = file.metadata.row_group(number).column(at).statistics
+                if statistics.min <= last and statistics.max >= first:
+                    groups.append(number)
+            names = None if columns is None else [*dict.fromkeys((column, *columns))]
+            table = file.read_row_groups(groups, columns=names)
+            values = table[column].to_numpy()
+            start, stop = np.searchsorted(values, first, "left"), np.searchsorted(values, last, "right")
+            return table.slice(start, stop - start)
+
+    @contextlib.contextmanager
+    def _opened(self, commit: Commit, role: str) -> Iterator[IO[bytes]]:
+        """The file, its footer checked; what goes wrong while it is read is a ResumeError."""
+        path = commit.files[role]
         try:
             with self.storage.open(path) as file:
-                if _footer_digest(file) != commit.footers[role]:
-                    raise OSError("its footer is not the one committed")
+                found = _footer_digest(file) if path.endswith(".parquet") else _digest(file.read())
+                if found != commit.footers[role]:
+                    raise OSError("it is not the one committed")
                 file.seek(0)
-                return pq.read_table(file, columns=list(columns) if columns else None, page_checksum_verification=True)
+                yield file
         except (OSError, pa.ArrowInvalid) as err:
             raise ResumeError(
                 f"{self.storage.path(path)}: committed file is missing or damaged ({err}); restore it, or delete "

@@ -20,10 +20,14 @@ GZIP_CHUNK = 1 << 14
 """Smaller, as what is left of it is copied at the end of every member."""
 HISTORY = 1 << 24
 """Decoded bytes kept for going back to the header that a wrong Content-Length swallowed."""
+PEEK = 1 << 12
+"""Stored bytes of a gzip member by which its beginning is judged: always as many, so that all judge alike."""
 GZIP_MAGIC = b"\x1f\x8b\x08"
 FRAME_MAGICS = (b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x5d\x2a\x4d\x18")
 """zstd, LZ4, and the skippable frame that holds a zstd dictionary."""
 RECORD_START = re.compile(rb"(?:\A|\n)(WARC/[01]\.\d{1,2}\r?\n[A-Za-z])")
+RECORD_LINE = re.compile(rb"\n(WARC/[01]\.\d{1,2}\r?\n[A-Za-z])")
+"""The same, in the middle of a file."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Chunk:
     stored: int
     """Offset in the file as stored: of the gzip member, or of the first byte where nothing is compressed."""
     data: bytes
+    opens_next: bool = False
+    """True for a mark without data in front of the gzip member with which the next range of the file begins."""
 
 
 def magic_of(raw: BinaryIO) -> bytes:
@@ -54,18 +60,20 @@ def magic_of(raw: BinaryIO) -> bytes:
     return magic
 
 
-def decoded(raw: BinaryIO, *, resync: bytes | None = None) -> Iterator[Chunk | Damage]:
+def decoded(raw: BinaryIO, *, resync: bytes | None = None, start: int = 0, end: int | None = None) -> Iterator[Chunk | Damage]:
     """Decoded content of a stored file, with a ``Damage`` in the place of what cannot be decoded.
 
     Args:
         resync: how a gzip member must begin for reading to go on with it behind damage; None ends at the first damage.
+        start, end: a range, cut exactly where nothing is compressed; else the range from 0 has everything.
     """
     magic = magic_of(raw)
-    if is_gzip(raw, resync):
-        return _gzip_chunks(raw, resync)
-    if magic.startswith(FRAME_MAGICS):
-        return _frame_chunks(raw, magic)
-    return _plain_chunks(raw)
+    is_compressed = is_gzip(raw, resync) or magic.startswith(FRAME_MAGICS)
+    if is_compressed and start:
+        return iter(())
+    if not is_compressed:
+        return _plain_chunks(raw, start, end)
+    return _frame_chunks(raw, magic) if magic.startswith(FRAME_MAGICS) else _gzip_chunks(raw, resync, 0, None)
 
 
 def is_gzip(raw: BinaryIO, resync: bytes | None) -> bool:
@@ -80,9 +88,9 @@ def is_gzip(raw: BinaryIO, resync: bytes | None) -> bool:
     return is_behind_damage
 
 
-def _plain_chunks(raw: BinaryIO) -> Iterator[Chunk]:
-    offset = 0
-    while data := raw.read(CHUNK):
+def _plain_chunks(raw: BinaryIO, offset: int, end: int | None = None) -> Iterator[Chunk]:
+    raw.seek(offset)
+    while data := raw.read(CHUNK if end is None else min(CHUNK, end - offset)):
         yield Chunk(offset, data)
         offset += len(data)
 
@@ -106,17 +114,26 @@ def frame_damage(offset: int, err: OSError) -> Damage:
     return Damage("truncated_file" if is_cut else "corrupt_file", offset, str(err))
 
 
-def _gzip_chunks(raw: BinaryIO, resync: bytes | None) -> Iterator[Chunk | Damage]:
-    start: int | None = 0
-    while start is not None:
-        damage = yield from _members(raw, start)
+def _gzip_chunks(raw: BinaryIO, resync: bytes | None, start: int, end: int | None) -> Iterator[Chunk | Damage]:
+    """Content from the first member at or behind ``start`` on, which is looked for unless ``start`` is 0.
+
+    It does not stop at ``end``: where the next range begins there is a mark, and further content follows. Behind
+    damage, though, reading goes on only with a member that begins before ``end``: the others are found by their range.
+    """
+    member: int | None = start
+    if start and resync is not None:
+        member = _next_member(raw, start, resync, end)
+    while member is not None:
+        damage = yield from _members(raw, member, resync, end)
         if damage is None:
             return
         yield damage
-        start = _next_member(raw, damage.offset + 1, resync) if resync is not None else None
+        member = _next_member(raw, damage.offset + 1, resync, end) if resync is not None else None
 
 
-def _members(raw: BinaryIO, start: int) -> Generator[Chunk, None, Damage | None]:
+def _members(
+    raw: BinaryIO, start: int, resync: bytes | None, range_end: int | None,
+) -> Generator[Chunk, None, Damage | None]:
     """Content of the members from ``start`` on; returns the damage that ended it, or None at the end of the file."""
     raw.seek(start)
     buffer, end = b"", start  # end: offset behind the last byte read
@@ -135,6 +152,13 @@ def _members(raw: BinaryIO, start: int) -> Generator[Chunk, None, Damage | None]
             is_cut = GZIP_MAGIC.startswith(buffer)
             reason, error = ("truncated_file", "cut gzip header") if is_cut else ("corrupt_file", "no gzip member here")
             return Damage(reason, member, error)
+        if range_end is not None and resync is not None and member >= range_end:
+            if len(buffer) < PEEK:
+                more = raw.read(PEEK - len(buffer))
+                end += len(more)
+                buffer += more
+            if _begins_with(buffer[:PEEK], resync):
+                yield Chunk(member, b"", opens_next=True)
         decoder = zlib.decompressobj(wbits=31)
         try:
             while not decoder.eof:
@@ -152,23 +176,42 @@ def _members(raw: BinaryIO, start: int) -> Generator[Chunk, None, Damage | None]
         buffer = decoder.unused_data
 
 
-def _next_member(raw: BinaryIO, offset: int, resync: bytes) -> int | None:
-    """Offset of the first gzip member at or behind ``offset`` whose content begins with ``resync``."""
+def _next_member(raw: BinaryIO, offset: int, resync: bytes, limit: int | None = None) -> int | None:
+    """Offset of the first gzip member at or behind ``offset``, before ``limit``, whose content begins with ``resync``."""
     raw.seek(offset)
     window, base = b"", offset
-    while True:
+    while limit is None or base < limit:
         data = raw.read(CHUNK)
         window += data
         position = window.find(GZIP_MAGIC)
-        while position >= 0:
-            if _begins_with(window[position:] + raw.read(256), resync):
+        while position >= 0 and (limit is None or base + position < limit):
+            stored = window[position : position + PEEK]
+            if len(stored) < PEEK:
+                stored += raw.read(PEEK - len(stored))
+                raw.seek(base + len(window))
+            if _begins_with(stored, resync):
                 return base + position
-            raw.seek(base + len(window))
             position = window.find(GZIP_MAGIC, position + 1)
         if not data:
             return None
         kept = window[-(len(GZIP_MAGIC) - 1) :]
         base, window = base + len(window) - len(kept), kept
+    return None
+
+
+def _next_header(raw: BinaryIO, offset: int, limit: int | None) -> int | None:
+    """Offset of the first WARC header at or behind ``offset``, before ``limit``, in a file that is not compressed."""
+    base = max(offset - 1, 0)
+    raw.seek(base)
+    window = b""
+    while (limit is None or base < limit) and (data := raw.read(CHUNK)):
+        window += data
+        if found := RECORD_LINE.search(window):
+            position = base + found.start(1)
+            return position if limit is None or position < limit else None
+        kept = window[-64:]
+        base, window = base + len(window) - len(kept), kept
+    return None
 
 
 def _begins_with(stored: bytes, resync: bytes) -> bool:
@@ -179,11 +222,23 @@ def _begins_with(stored: bytes, resync: bytes) -> bool:
 
 
 class RecordStream:
-    """Decoded bytes as the file object a WARC reader wants. It seems to end at damage; then ``take_damage`` says what."""
+    """Decoded bytes as the file object a WARC reader wants. It seems to end at damage; then ``take_damage`` says what.
 
-    def __init__(self, raw: BinaryIO) -> None:
+    A stream of the range from ``start`` to ``end`` begins with the first member, or header where nothing is compressed,
+    in that range. It goes on behind ``end``, so that the last record is read as in the whole file; ``is_beyond`` tells
+    what belongs to the next range.
+    """
+
+    def __init__(self, raw: BinaryIO, start: int = 0, end: int | None = None) -> None:
         self._is_plain = not is_gzip(raw, b"WARC/")
-        self._chunks = decoded(raw, resync=b"WARC/")
+        self._end = end
+        self._next_range: int | None = None
+        self._chunks: Iterator[Chunk | Damage]
+        if self._is_plain:
+            first = _next_header(raw, start, end) if start else 0
+            self._chunks = _plain_chunks(raw, first) if first is not None else iter(())
+        else:
+            self._chunks = _gzip_chunks(raw, b"WARC/", start, end)
         self._ahead: deque[tuple[int, Chunk]] = deque()
         self._behind: deque[tuple[int, Chunk]] = deque()
         self._position = 0
@@ -221,6 +276,21 @@ class RecordStream:
         damage, self._damage = self._damage, None
         return damage
 
+    def is_beyond(self, offset: int, position: int | None = None) -> bool:
+        """True for what the next range reads.
+
+        Args:
+            offset: in the file as stored, of a record or damage.
+            position: of the record's header; None for damage.
+        """
+        if not self._is_plain:
+            return self._next_range is not None and offset >= self._next_range
+        # a header that the next range would not find is still read here
+        return (
+            self._end is not None and offset >= self._end
+            and position is not None and RECORD_START.match(self.slice(position, position + 64)) is not None
+        )
+
     def stored_offset(self, position: int) -> int:
         """Where in the stored file the decoded byte at ``position`` is (its gzip member, if compressed)."""
         for start, chunk in reversed(self._behind):
@@ -251,6 +321,10 @@ class RecordStream:
 
     def _pull(self) -> bool:
         item = next(self._chunks, None) if self._damage is None else None
+        while isinstance(item, Chunk) and item.opens_next:
+            if self._next_range is None:
+                self._next_range = item.stored
+            item = next(self._chunks, None)
         if isinstance(item, Damage):
             self._damage = item
         elif item is not None:

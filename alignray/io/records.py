@@ -1,4 +1,4 @@
-"""One input file to documents and rejects: every record of it becomes one or the other, or is counted as pageless."""
+"""One split to documents and rejects: every record of it becomes one or the other, or is counted as pageless."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import BytesIO
 from typing import BinaryIO
 
 import orjson
 
-from alignray.io.extract import decode, kind_of, metas_of, parse_html, text_of, text_with_trafilatura
-from alignray.io.fetch import open_input
+from alignray.io.crawl_index import MAX_FETCH, Span, coalesced
+from alignray.io.extract import decode, kind_of, metas_of, parse_html, text_by_tiers, text_of, text_with_trafilatura
+from alignray.io.fetch import open_input, read_bytes
 from alignray.io.frames import Damage
 from alignray.io.gates import gate
 from alignray.io.httpmessage import HttpMessage, body_of, parse_response
@@ -34,7 +36,11 @@ WEB_SCHEMES = ("http:", "https:", "ftp:", "file:")
 
 
 def read_split(split: Split, config: IngestConfig, counts: Counter[str]) -> Iterator[WebDocument | Rejected]:
-    """Documents and rejects of one file, in its order. Nothing in the file makes it raise.
+    """Documents and rejects of one file, or of a range of one, in its order. Nothing in the file makes it raise.
+
+    Ranges that cover a file give together what the file gives (``iter_warc`` names the exceptions under damage), but for one
+    thing: a row id that comes twice in the file is a "duplicate_record" only where both stand in one range. Pages that come
+    twice in different ranges are found with those of different files, later.
 
     Args:
         counts: grows by "records" and "records/<type>" for everything read, "not_pages" for records that carry no page
@@ -45,15 +51,22 @@ def read_split(split: Split, config: IngestConfig, counts: Counter[str]) -> Iter
         RecordError: the file cannot be opened, or its server stopped answering.
     """
     seen: dict[str, tuple[int, int]] = {}
-    with open_input(split.uri, config.fetch) as raw:
-        read = _read_pages if split.format in ("warc", "wet") else _read_rows
-        for offset, outcome in read(raw, split, config, counts):
-            if isinstance(outcome, Damage):
-                counts["damage"] += 1
-                yield _reject_damage(outcome, split)
-                continue
-            number, first_offset = seen.setdefault(outcome.row_id, (counts["records"], offset))
-            yield outcome if number == counts["records"] else _reject_duplicate(outcome, split, offset, number, first_offset)
+    for offset, outcome in _outcomes(split, config, counts):
+        if isinstance(outcome, Damage):
+            counts["damage"] += 1
+            yield _reject_damage(outcome, split)
+            continue
+        number, first_offset = seen.setdefault(outcome.row_id, (counts["records"], offset))
+        yield outcome if number == counts["records"] else _reject_duplicate(outcome, split, offset, number, first_offset)
+
+
+def _outcomes(split: Split, config: IngestConfig, counts: Counter[str]) -> Iterator[_Outcome]:
+    if split.format == "index":
+        yield from _read_named(split, config, counts)
+        return
+    read = _read_pages if split.format in ("warc", "wet") else _read_rows
+    with open_input(split.uri, config.fetch, start=split.start, end=split.end) as raw:
+        yield from read(raw, split, config, counts)
 
 
 _Outcome = tuple[int, WebDocument | Rejected | Damage]
@@ -79,11 +92,13 @@ class _Page:
     """What is known of a page so far; a problem later on finds it here."""
 
     payload: bytes
+    extractor: str
     optout: OptOut = field(default_factory=OptOut)
 
 
 def _read_pages(raw: BinaryIO, split: Split, config: IngestConfig, counts: Counter[str]) -> Iterator[_Outcome]:
-    for record in iter_warc(raw, max_block_bytes=config.max_record_bytes + HTTP_HEAD_ROOM):
+    max_block_bytes = config.max_record_bytes + HTTP_HEAD_ROOM
+    for record in iter_warc(raw, max_block_bytes=max_block_bytes, start=split.start, end=split.end):
         if isinstance(record, Damage):
             yield record.offset, record
             continue
@@ -96,7 +111,8 @@ def _read_pages(raw: BinaryIO, split: Split, config: IngestConfig, counts: Count
 
 
 def _page_outcome(record: StoredRecord, split: Split, config: IngestConfig) -> WebDocument | Rejected:
-    page, gated, problem = _Page(record.block), None, PageError("no_text")
+    first_tier = "resiliparse" if config.extractor == "two_tier" else config.extractor
+    page, gated, problem = _Page(record.block, first_tier), None, PageError("no_text")
     url = _header(record, "WARC-Target-URI").strip("<>")
     try:
         text = _text(record, url, page, config)
@@ -119,7 +135,7 @@ def _page_outcome(record: StoredRecord, split: Split, config: IngestConfig) -> W
     return WebDocument(
         row_id, gated.text, split.source, url, split.uri, record.offset, record_id, digest,
         date if WARC_DATE.fullmatch(date) else "", gated.language, gated.num_tokens, gated.truncated,
-        config.extractor if is_extracted else "", page.optout.evidence,
+        page.extractor if is_extracted else "", page.optout.evidence,
     )
 
 
@@ -168,6 +184,9 @@ def _page_text(message: HttpMessage, page: _Page, config: IngestConfig) -> str:
             raise PageError("optout", ", ".join(sorted(page.optout.signals)))
     if tree is None:
         return text
+    if config.extractor == "two_tier":
+        page.extractor, found = text_by_tiers(tree, text)
+        return found
     return text_with_trafilatura(text) if config.extractor == "trafilatura" else text_of(tree, main_content=config.main_content)
 
 
@@ -193,6 +212,52 @@ def _json(evidence: Mapping[str, object]) -> str:
     return orjson.dumps({key: value for key, value in evidence.items() if value != ""}).decode()
 
 
+# ---- records that an index names
+
+
+def _read_named(split: Split, config: IngestConfig, counts: Counter[str]) -> Iterator[_Outcome]:
+    for problem in split.problems:
+        if problem.reason != "bad_index_line":
+            yield problem.number, Damage(problem.reason, problem.number, problem.error)
+            continue
+        counts["records"] += 1
+        counts["records/index_line"] += 1
+        evidence = {"file": split.uri, "offset": problem.number, "note": problem.error}
+        row_id = row_id_of(split.uri, problem.reason, str(problem.number))
+        yield problem.number, Rejected(row_id, STEP, problem.reason, problem.raw[: Rejected.RAW_LIMIT], _json(evidence))
+    max_bytes = config.max_record_bytes + HTTP_HEAD_ROOM
+    for run in coalesced(split.spans):
+        start, end = run[0].offset, run[-1].offset + run[-1].length
+        is_too_large = end - start > max(max_bytes, MAX_FETCH)
+        stored = b"" if is_too_large else read_bytes(run[0].uri, start, end, config.fetch)
+        for span in run:
+            counts["records"] += 1
+            if is_too_large:
+                counts["records/index_entry"] += 1
+                yield span.offset, _reject_span(span, "payload_too_large", f"{span.length} bytes")
+            else:
+                yield span.offset, _named_outcome(stored[span.offset - start :][: span.length], span, split, config, counts)
+
+
+def _named_outcome(stored: bytes, span: Span, split: Split, config: IngestConfig, counts: Counter[str]) -> WebDocument | Rejected:
+    record = next(iter_warc(BytesIO(stored), max_block_bytes=config.max_record_bytes + HTTP_HEAD_ROOM), None)
+    if not isinstance(record, StoredRecord):
+        counts["records/index_entry"] += 1
+        return _reject_span(span, "index_mismatch", record.error if record is not None else f"{len(stored)} bytes and no record")
+    counts[f"records/{record.kind}"] += 1
+    if record.kind in PAGELESS:
+        return _reject_span(span, "index_mismatch", f"a {record.kind} record")
+    digest = _header(record, "WARC-Payload-Digest").removeprefix("sha1:")
+    if record.is_whole and span.digest and digest and digest != span.digest:
+        return _reject_span(span, "index_mismatch", f"payload digest {digest}, not {span.digest}")
+    return _page_outcome(replace(record, offset=span.offset), replace(split, uri=span.uri, spans=()), config)
+
+
+def _reject_span(span: Span, reason: str, note: str) -> Rejected:
+    evidence = {"file": span.uri, "offset": span.offset, "length": span.length, "note": note}
+    return Rejected(row_id_of(span.uri, reason, str(span.offset)), STEP, reason, detail=_json(evidence))
+
+
 # ---- Parquet and JSON
 
 
@@ -200,11 +265,13 @@ def _read_rows(raw: BinaryIO, split: Split, config: IngestConfig, counts: Counte
     source = next(source for source in config.sources if source.name == split.source)
     columns = Columns(source.text_column, source.url_column, source.id_column)
     if split.format == "parquet":
-        rows = iter_parquet(raw, columns)
+        rows = iter_parquet(raw, columns, start=split.start, end=split.end)
     elif split.format == "json":
         rows = iter_json(raw, columns, max_bytes=config.max_record_bytes)
     else:
-        rows = iter_json_lines(raw, columns, max_bytes=config.max_record_bytes)
+        rows = iter_json_lines(
+            raw, columns, max_bytes=config.max_record_bytes, start=split.start, end=split.end, rows_before=split.rows_before,
+        )
     for row in rows:
         if isinstance(row, Damage):
             yield row.offset, row

@@ -41,22 +41,52 @@ class Row:
     problem: PageError | None = None
 
 
-def iter_parquet(raw: BinaryIO, columns: Columns) -> Iterator[Row | Damage]:
-    """Rows of a Parquet file; a ``Damage`` where it cannot be read (on)."""
+def iter_parquet(raw: BinaryIO, columns: Columns, *, start: int = 0, end: int | None = None) -> Iterator[Row | Damage]:
+    """Rows of a Parquet file; a ``Damage`` where it cannot be read (on).
+
+    Args:
+        start, end: a range of bytes; of the row groups those that begin in it. What is wrong with the whole file is told by
+            the range from 0, and rows behind a damaged row group are given where another range has them.
+    """
     number = 0
     try:
         file = pq.ParquetFile(raw)
         present = set(file.schema_arrow.names)
         if columns.text not in present:
-            yield Damage("missing_column", 0, f'no column "{columns.text}"; there are: {", ".join(sorted(present))[:500]}')
+            if not start:
+                yield Damage("missing_column", 0, f'no column "{columns.text}"; there are: {", ".join(sorted(present))[:500]}')
             return
         names = [name for name in columns.names() if name in present]
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names):
+        groups, number = row_groups(file.metadata, start, end)
+    except (pa.ArrowException, OSError) as err:
+        if not start:
+            yield Damage("corrupt_file", 0, f"behind row 0: {err}"[:500])
+        return
+    try:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names, row_groups=groups) if groups else ():
             for values in zip(*(_values(batch.column(name)) for name in names), strict=True):
                 number += 1
                 yield _row(number, dict(zip(names, values, strict=True)), columns)
     except (pa.ArrowException, OSError) as err:
         yield Damage("corrupt_file", number, f"behind row {number}: {err}"[:500])
+
+
+def row_groups(metadata: Any, start: int, end: int | None) -> tuple[list[int], int]:
+    """The row groups that begin in a range of bytes, one after another, and the rows before the first."""
+    groups: list[int] = []
+    num_before = begin = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        offsets = [
+            chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+            for chunk in map(group.column, range(group.num_columns))
+        ]
+        begin = max(begin, min(offsets, default=0))  # never falling, so that a range has neighbours
+        if start <= begin and (end is None or begin < end):
+            groups.append(number)
+        elif begin < start:
+            num_before += group.num_rows
+    return groups, num_before
 
 
 def _values(column: Any) -> list[Any]:
@@ -74,10 +104,17 @@ def _lenient(value: bytes | None) -> str | bytes | None:
         return value
 
 
-def iter_json_lines(raw: BinaryIO, columns: Columns, *, max_bytes: int) -> Iterator[Row | Damage]:
-    """Rows of a JSON lines file, one object a line; blank lines are none."""
-    number = 0
-    for line in _lines(raw, 2 * max_bytes):
+def iter_json_lines(
+    raw: BinaryIO, columns: Columns, *, max_bytes: int, start: int = 0, end: int | None = None, rows_before: int = 0,
+) -> Iterator[Row | Damage]:
+    """Rows of a JSON lines file, one object a line; blank lines are none.
+
+    Args:
+        start, end: a range of bytes whose bounds are beginnings of lines. A compressed file is read whole by the range from 0.
+        rows_before: lines before the range.
+    """
+    number = rows_before
+    for line in iter_lines(raw, 2 * max_bytes, start=start, end=end):
         if isinstance(line, Damage):
             yield line
             continue
@@ -140,11 +177,11 @@ def _plain(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _lines(raw: BinaryIO, max_bytes: int) -> Iterator[bytes | Damage | None]:
-    """Lines of a stored file; None for one that is too long, which is passed over without being held."""
+def iter_lines(raw: BinaryIO, max_bytes: int, *, start: int = 0, end: int | None = None) -> Iterator[bytes | Damage | None]:
+    """Lines of a stored file, or of a range of one; None for one that is too long, which is passed over without being held."""
     parts: list[bytes] = []
     size = 0
-    for item in decoded(raw):
+    for item in decoded(raw, start=start, end=end):
         if isinstance(item, Damage):
             if size:
                 yield None if size > max_bytes else b"".join(parts)
@@ -152,9 +189,9 @@ def _lines(raw: BinaryIO, max_bytes: int) -> Iterator[bytes | Damage | None]:
             yield item
             continue
         *whole, rest = item.data.split(b"\n")
-        for end in whole:
-            size += len(end)
-            yield None if size > max_bytes else b"".join((*parts, end))
+        for last in whole:
+            size += len(last)
+            yield None if size > max_bytes else b"".join((*parts, last))
             parts, size = [], 0
         size += len(rest)
         parts = [*parts, rest] if size <= max_bytes else []

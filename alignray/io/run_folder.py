@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,13 @@ class RunFolder:
         """Add a line to metrics.jsonl (metrics-*.jsonl segments on an object store)."""
         line = orjson.dumps({"t": round(time.time(), 3), **values}, option=orjson.OPT_APPEND_NEWLINE)
         self._metrics.append(line)
+
+
+@contextlib.contextmanager
+def failure_noted(folder: RunFolder, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """A run that ends with an error says so in its manifest."""
+    try:
+        yield
+    except BaseException as err:
+        folder.write_manifest({**manifest, "status": "failed", "finished": now(), "message": str(err) or type(err).__name__})
+        raise

@@ -46,15 +46,24 @@ class _FrameFile:
         """The stored file belongs to the caller."""
 
 
-def iter_warc(raw: BinaryIO, *, max_block_bytes: int) -> Iterator[StoredRecord | Damage]:
+def iter_warc(raw: BinaryIO, *, max_block_bytes: int, start: int = 0, end: int | None = None) -> Iterator[StoredRecord | Damage]:
     """Records of a WARC file (plain, gzip, zstd, LZ4) in order, a ``Damage`` where something could not be read.
 
     Damage inside gzip ends with the next intact member, a stretch that is no record with the next record header.
+
+    Args:
+        start, end: a range of the stored bytes. It has the records whose gzip member, or header where nothing is
+            compressed, begins in it, and the damage met from the first of them to the beginning of the next range. So
+            ranges that cover a file give together what the file gives, with these exceptions: a damaged record whose
+            length runs over records of the next range hides or shows further *damaged* records; an archived WARC file,
+            stored as it is inside a record, may have its own records read where a range begins inside it; and the cap
+            on damaged places holds for each range. zstd and LZ4 are read by the range from 0, whole.
     """
     if magic_of(raw).startswith(FRAME_MAGICS):
-        yield from _framed_records(raw, max_block_bytes)
+        if not start:
+            yield from _framed_records(raw, max_block_bytes)
         return
-    source = RecordStream(raw)
+    source = RecordStream(raw, start, end)
     for num_damages in range(MAX_DAMAGES + 1):
         damage = yield from _until_damage(source, max_block_bytes)
         if damage is None:
@@ -82,7 +91,7 @@ def _framed_records(raw: BinaryIO, max_block_bytes: int) -> Iterator[StoredRecor
 
 
 def _until_damage(source: RecordStream, max_block_bytes: int) -> Generator[StoredRecord, None, Damage | None]:
-    """Records up to the next damage, which is returned; None at the end. The source then stands behind the damage.
+    """Records up to the next damage, which is returned; None at the end of the file or range. The source then stands behind the damage.
 
     The reader passes over what is no record without a word, so every gap between records is looked at.
     """
@@ -96,14 +105,17 @@ def _until_damage(source: RecordStream, max_block_bytes: int) -> Generator[Store
                 break
             start = record.stream_pos
             offset = source.stored_offset(start)
+            if source.is_beyond(offset, start):
+                return None
             end = start + _header_length(source, start) + record.content_length
             stored = _stored(record, offset, max_block_bytes)
             yield stored
     except OSError as err:
         error = str(err)
     if (damage := source.take_damage()) is not None:
-        return damage
+        return None if source.is_beyond(damage.offset) else damage
     if stored is not None and not stored.is_whole and not error and end >= source.tell():
+        source.resync(start + 1)  # to a record that a wrong length swallowed
         return Damage("truncated_file", offset, "the file ends inside a record")
     if not error and _is_gap(source, end, source.tell()):
         error = "bytes behind the last record that belong to none"
@@ -138,9 +150,10 @@ def _header_length(source: RecordStream, start: int) -> int:
     """Length of the WARC header at ``start`` with its blank line, CRLF or LF."""
     for limit in (1 << 11, HEADER_LIMIT):
         head = source.slice(start, start + limit)
-        ends = [position + len(mark) for mark in (b"\r\n\r\n", b"\n\n") if (position := head.find(mark)) >= 0]
-        if ends:
-            return min(ends)
+        end = head.find(b"\r\n\r\n")
+        bare_end = head.find(b"\n\n", 0, end if end >= 0 else None)
+        if bare_end >= 0 or end >= 0:
+            return bare_end + 2 if bare_end >= 0 else end + 4
     return len(head)
 
 

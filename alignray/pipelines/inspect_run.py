@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
+from importlib import metadata
 from typing import Any
 
 import pyarrow.compute as pc
 
+import alignray
 from alignray.errors import RecordError
 from alignray.io.commits import CommitLog
 from alignray.io.journal import read_events
@@ -15,8 +18,12 @@ from alignray.io.storage import Storage
 from alignray.report.card import write_card
 from alignray.report.html import write_report
 
+VERSIONED = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "numba", "xllamacpp", "aiohttp", "vllm")
+"""Packages whose versions a manifest names."""
+STAGES = ("pages", "drafts", "signatures", "rows", "ratings")
+COPIED = ("parts", "rejects", "clusters", "hits")
 MAX_COPIED = 200
-"""Part files of a run on an object store that its report samples from."""
+"""Files of each of these folders of a run on an object store that its report samples from."""
 
 
 def _manifest(run: str) -> dict[str, Any]:
@@ -26,12 +33,29 @@ def _manifest(run: str) -> dict[str, Any]:
     return manifest
 
 
+def run_facts(method: str) -> dict[str, Any]:
+    """What a manifest says of the software."""
+    installed = {name: metadata.version(name) for name in VERSIONED if _is_installed(name)}
+    return {
+        "method": method, "name": method, "alignray": alignray.__version__,
+        "versions": {"python": platform.python_version(), **installed},
+    }
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def status_of(run: str) -> dict[str, Any]:
     """Status, committed records by stage, journaled calls and dollars; true while the run works too."""
     manifest = _manifest(run)
     log = CommitLog(Storage(run))
     stages = {}
-    for stage in ("pages", "drafts", "rows", "ratings"):
+    for stage in STAGES:
         commits = log.read(stage)
         if commits:
             kept, rejected = (sum(commit.counts[key] for commit in commits) for key in ("kept", "rejected"))
@@ -57,7 +81,7 @@ def rewrite_report(run: str) -> str:
     # an object store: the report's writers read a local folder, so they get a copy of what they look at
     with tempfile.TemporaryDirectory(prefix="alignray-report-") as folder:
         local = Storage(folder)
-        for name in (*storage.list(""), *(f"{sub}/{name}" for sub in ("parts", "rejects") for name in storage.list(sub)[:MAX_COPIED])):
+        for name in (*storage.list(""), *(f"{sub}/{name}" for sub in COPIED for name in storage.list(sub)[:MAX_COPIED])):
             local.write(name, storage.read(name))
         segments = [local.read(name) for name in local.list("", ".jsonl") if name.startswith("metrics-")]
         local.write("metrics.jsonl", b"".join(segments))
@@ -84,7 +108,7 @@ def trace(run: str, row_id: str) -> dict[str, Any]:
                 found[name] = rows[0]
                 found[f"{name}_in"] = commit.files["rows"]
     found["rejected"] = [
-        reject for stage in ("pages", "drafts", "rows") for _, table in log.tables(stage, "rejects")
+        reject for stage in STAGES for _, table in log.tables(stage, "rejects")
         for reject in table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
     ]
     calls = [event for event in read_events(log.storage) if event is not None and event["id"] == row_id and "key" in event]

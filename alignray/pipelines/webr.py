@@ -12,40 +12,44 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.console import Console
 
 from alignray.engine import model_name
 from alignray.engine.embedders import build_embedder
 from alignray.errors import EngineDown, RecordError
-from alignray.io.commits import CommitLog
+from alignray.io.commits import CommitLog, name_of
 from alignray.io.records import read_split
-from alignray.io.run_folder import RunFolder, now
+from alignray.io.run_folder import RunFolder, failure_noted, now
 from alignray.io.sources import Split, list_splits
+from alignray.io.storage import Storage
 from alignray.methods import webr
 from alignray.methods.webr.quota import branch_shares, over_quota, quotas, select_pages
-from alignray.pipelines.inspect_run import rewrite_report
+from alignray.pipelines.inspect_run import rewrite_report, run_facts
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import (
     DRAFTS,
     PAGES,
     RATINGS,
     ROWS,
+    DraftPart,
+    Fate,
+    Unique,
     funnel_of,
     listed,
     page_counts,
     plan_of,
     reject_reasons,
-    run_facts,
     run_identity,
     usage_of,
 )
 from alignray.pipelines.webr_config import WebRJobConfig
 from alignray.report.analysis import analyze
 from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
-from alignray.runtime.dedup import Index, NearDuplicates, drop_near_duplicates, index_of
+from alignray.runtime.dedup import find_clusters
+from alignray.runtime.index import Index, index_of
 from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
 from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
+from alignray.runtime.signatures import TextBatch, sign_stage
 from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
 from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row
 from alignray.seeding import draw
@@ -96,10 +100,10 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
     check_roles([*steps, *(webr.rating_steps(config.prompts.dir) if config.analysis.num_rated else [])], config.engines, config.roles)
     splits = list_splits(config.ingest)
     folder = RunFolder(config.run_dir)
-    manifest = folder.begin(config.model_dump(mode="json"), run_identity(config, splits), run_facts(), new_run=new_run)
+    manifest = folder.begin(config.model_dump(mode="json"), run_identity(config, splits), run_facts("webr"), new_run=new_run)
     console.print(f"[bold]WebR[/] into {folder.root}" + (" (resumed)" if manifest["sessions"] > 1 else ""), highlight=False)
     native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
-    with _failure_noted(folder, manifest), native_log, ray_session(config.runtime):
+    with failure_noted(folder, manifest), native_log, ray_session(config.runtime):
         quiet_data_context()
         run = start_run(config, folder, console)
         ingest(run, splits)
@@ -111,16 +115,6 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
         ratings = rate(run)
         snapshot = snapshot_of(run.ledger)
     return _finish(run, manifest, pages, selected, unique, wanted, ratings, snapshot)
-
-
-@contextlib.contextmanager
-def _failure_noted(folder: RunFolder, manifest: dict[str, Any]) -> Iterator[None]:
-    """A run that ends with an error says so in its manifest."""
-    try:
-        yield
-    except BaseException as err:
-        folder.write_manifest({**manifest, "status": "failed", "finished": now(), "message": str(err) or type(err).__name__})
-        raise
 
 
 def start_run(config: WebRJobConfig, folder: RunFolder, console: Console) -> Run:
@@ -158,7 +152,7 @@ def page_index(run: Run) -> Index:
     return pages
 
 
-def draft_until_enough(run: Run, pages: Index) -> tuple[list[int], Index, NearDuplicates]:
+def draft_until_enough(run: Run, pages: Index) -> tuple[list[int], Index, Unique]:
     """Pages through the prompt steps, round after round, until the quota of each branch is met or no page is left."""
     config = run.config
     shares = branch_shares(config.webr)
@@ -203,28 +197,42 @@ def draft(run: Run, pages: Index, selected: list[int]) -> None:
         )
 
 
-def deduplicate(run: Run, kept: Index) -> NearDuplicates:
+def deduplicate(run: Run, kept: Index) -> Unique:
     """One keeper per cluster of near-duplicate drafts; every draft its own keeper where dedup is off."""
     config = run.config.dedup
-    if not config.enabled:
-        return NearDuplicates(kept.ids, np.ones(len(kept.ids), bool), kept.ids, np.ones(len(kept.ids), np.int64), {})
-    columns: list[str] = ["instruction", "response"] if config.field == "both" else [config.field]
+    if not config.enabled or not kept.ids:
+        return Unique(kept.ids, {}, {})
+    columns = ("instruction", "response") if config.field == "both" else (config.field,)
+    parts = kept.by_part()
     with run.watch.stage("dedup", len(kept.ids)) as advance:
-        found = drop_near_duplicates(run.root, DRAFTS, partial(_texts, columns=columns), config, read=columns, rows=kept.by_part())
+        splits = [DraftPart(part) for part in sorted(parts)]
+        sign_stage(splits, partial(_texts, root=run.root, columns=columns), config, root=run.root, on_part=lambda _: None, keep_empty=True)
+        clusters = find_clusters(
+            run.root, config, work=f"dedup-{name_of(kept.ids)}", against=config.against, prefer="earlier",
+            num_planted=config.num_planted, seed=run.config.seed,
+            only={part: np.array(rows, np.int64) for part, rows in parts.items()},
+        )
+        fate = {
+            row["row_id"]: Fate(row["keeper"], row["cluster_size"], row["reason"])
+            for _, table in CommitLog(run.folder.storage).tables(clusters.stage) for row in table.to_pylist()
+        }
         advance(len(kept.ids))
-    return found
+    return Unique(kept.ids, fate, clusters.stats)
 
 
-def _texts(table: pa.Table, *, columns: list[str]) -> list[str]:
-    return ["\n".join(values) for values in zip(*(table[name].to_pylist() for name in columns), strict=True)]
+def _texts(part: DraftPart, *, root: str, columns: tuple[str, ...]) -> Iterator[TextBatch]:
+    log = CommitLog(Storage(root))
+    table = log.table(log.one(DRAFTS, part.id), columns=["row_id", *columns])
+    assert table is not None, "only parts with drafts are listed"
+    texts = ["\n".join(values) for values in zip(*(table[name].to_pylist() for name in columns), strict=True)]
+    yield TextBatch(np.arange(len(table)), texts, table["row_id"].to_pylist())
 
 
-def _kept_by_branch(kept: Index, unique: NearDuplicates) -> Counter[str]:
-    stays = dict(zip(unique.ids, unique.keep.tolist(), strict=True))
-    return Counter(branch for row_id, branch in zip(kept.ids, kept.columns["branch"], strict=True) if stays[row_id])
+def _kept_by_branch(kept: Index, unique: Unique) -> Counter[str]:
+    return Counter(branch for row_id, branch in zip(kept.ids, kept.columns["branch"], strict=True) if unique.stays(row_id))
 
 
-def _missing(config: WebRJobConfig, kept: Index, unique: NearDuplicates) -> dict[str, int]:
+def _missing(config: WebRJobConfig, kept: Index, unique: Unique) -> dict[str, int]:
     if config.num_rows is None:
         return {}
     have = _kept_by_branch(kept, unique)
@@ -232,35 +240,32 @@ def _missing(config: WebRJobConfig, kept: Index, unique: NearDuplicates) -> dict
     return {branch: count - have[branch] for branch, count in wanted.items() if have[branch] < count}
 
 
-def _wanted(config: WebRJobConfig, kept: Index, unique: NearDuplicates) -> dict[str, int]:
+def _wanted(config: WebRJobConfig, kept: Index, unique: Unique) -> dict[str, int]:
     """Rows of each branch: the exact split of num_rows, or of the most rows that keep the ratio."""
     shares = branch_shares(config.webr)
     most = webr.largest_balanced(_kept_by_branch(kept, unique), shares)
     return quotas(min(config.num_rows or most, most), shares, rounding=config.webr.rounding)
 
 
-def write_rows(run: Run, kept: Index, unique: NearDuplicates, wanted: Mapping[str, int]) -> None:
+def write_rows(run: Run, kept: Index, unique: Unique, wanted: Mapping[str, int]) -> None:
     """The finished rows and the last rejects (near-duplicates, beyond the quota), part by part."""
     config = run.config
     branch = dict(zip(kept.ids, kept.columns["branch"], strict=True))
-    stays = [row_id for row_id, keep in zip(unique.ids, unique.keep.tolist(), strict=True) if keep]
+    stays = [row_id for row_id in unique.ids if unique.stays(row_id)]
     surplus = over_quota(stays, [branch[row_id] for row_id in stays], wanted, seed=config.seed)
-    fate = {
-        row_id: (keeper, int(size), row_id in surplus)
-        for row_id, keeper, size in zip(unique.ids, unique.keeper, unique.cluster_size.tolist(), strict=True)
-    }
     facts: dict[str, list[Any]] = {}
     for row_id, part in zip(kept.ids, kept.parts, strict=True):
-        facts.setdefault(part, []).append(fate[row_id])
+        fate = unique.fate.get(row_id, Fate(row_id, 1, ""))
+        facts.setdefault(part, []).append((fate.keeper, fate.cluster_size, fate.reason, row_id in surplus))
     finish = partial(_finish_row, config=config, model=_models(config))
     write_stage(run.root, DRAFTS, ROWS, finish, WebRDraft, InstructionRow, folder="parts", rows=kept.by_part(), facts=facts)
 
 
-def _finish_row(draft: WebRDraft, fate: tuple[str, int, bool], *, config: WebRJobConfig, model: str) -> InstructionRow | Rejected:
-    keeper, cluster_size, is_surplus = fate
+def _finish_row(draft: WebRDraft, fate: tuple[str, int, str, bool], *, config: WebRJobConfig, model: str) -> InstructionRow | Rejected:
+    keeper, cluster_size, reason, is_surplus = fate
     raw = f"{draft.instruction}\n\n{draft.response}"[: Rejected.RAW_LIMIT]
     if keeper != draft.row_id:
-        return Rejected(draft.row_id, "webr/dedup", "near_duplicate", raw, detail=f'{{"keeper":"{keeper}"}}')
+        return Rejected(draft.row_id, "webr/dedup", reason, raw, detail=f'{{"keeper":"{keeper}"}}')
     if is_surplus:
         return Rejected(draft.row_id, "webr/quota", "over_quota", raw)
     return webr.to_row_record(draft, config.webr, seed=config.seed, model=model, cluster_size=cluster_size)
@@ -326,7 +331,7 @@ def measure(run: Run, ratings: list[dict[str, str | None]] | None) -> dict[str, 
 
 
 def _finish(
-    run: Run, manifest: dict[str, Any], pages: Index, selected: list[int], unique: NearDuplicates, wanted: Mapping[str, int],
+    run: Run, manifest: dict[str, Any], pages: Index, selected: list[int], unique: Unique, wanted: Mapping[str, int],
     ratings: list[dict[str, str | None]] | None, snapshot: Mapping[str, Any],
 ) -> Outcome:
     """Manifest, analysis, report and card; all from the run folder's files."""
@@ -346,10 +351,7 @@ def _finish(
             "not_pages": seen["not_pages"], "damage": seen["damage"],
             "optout": {"rejected": seen["rejected/ingest/optout"]},
         },
-        "dedup": {
-            **unique.stats, "threshold": config.dedup.threshold, "removed": int((~unique.keep).sum()),
-            "clusters": int(((unique.cluster_size > 1) & unique.keep).sum()),
-        } if config.dedup.enabled else None,
+        "dedup": unique.stats or None,
         "result": {
             "rows": num_rows, "wanted": config.num_rows, "branches": dict(wanted),
             "part": sum(row["part"] for row in _rows(run, ["part"])),

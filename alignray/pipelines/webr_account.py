@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from importlib import metadata
+from dataclasses import dataclass
 from typing import Any
 
-import alignray
 from alignray.io.commits import CommitLog
 from alignray.io.journal import add_up
 from alignray.io.run_folder import RunFolder
@@ -17,7 +15,6 @@ from alignray.io.sources import Split
 from alignray.pipelines.plan import plan_webr
 from alignray.pipelines.webr_config import WebRJobConfig, identity_of
 from alignray.prompts import load_prompt, prompt_names
-from alignray.runtime.dedup import NearDuplicates
 from alignray.schema import WebDocument, records_of
 
 PAGES, DRAFTS, ROWS, RATINGS = "pages", "drafts", "rows", "ratings"
@@ -25,28 +22,42 @@ PAGES, DRAFTS, ROWS, RATINGS = "pages", "drafts", "rows", "ratings"
 CHAIN = ("webr/persona", "webr/instruction", "webr/response", "webr/refine")
 
 
+@dataclass(frozen=True)
+class DraftPart:
+    """A part of the drafts, as a unit of work."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a draft that has near-duplicates."""
+
+    keeper: str
+    """Its own id where it stays."""
+    cluster_size: int
+    reason: str
+    """Why it goes, exact_duplicate or near_duplicate; empty where it stays."""
+
+
+@dataclass(frozen=True)
+class Unique:
+    """Drafts after near-duplicate removal."""
+
+    ids: list[str]
+    fate: dict[str, Fate]
+    """Of those that have near-duplicates."""
+    stats: dict[str, Any]
+
+    def stays(self, row_id: str) -> bool:
+        """Whether a draft is the one kept of its cluster."""
+        return row_id not in self.fate or self.fate[row_id].keeper == row_id
+
+
 def run_identity(config: WebRJobConfig, splits: list[Split]) -> dict[str, Any]:
     """Everything that decides the rows: config, prompt texts, input files."""
     prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.startswith("webr/")}
     return {"config": identity_of(config), "prompts": prompts, "inputs": {split.uri: split.num_bytes for split in splits}}
-
-
-def run_facts() -> dict[str, Any]:
-    """What a manifest says of the software."""
-    names = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "xllamacpp", "aiohttp")
-    installed = {name: metadata.version(name) for name in names if _is_installed(name)}
-    return {
-        "method": "webr", "name": "webr", "alignray": alignray.__version__,
-        "versions": {"python": platform.python_version(), **installed},
-    }
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def plan_of(config: WebRJobConfig, folder: RunFolder) -> dict[str, Any]:
@@ -92,11 +103,12 @@ def _counts(folder: RunFolder, stage: str) -> Counter[str]:
 
 
 def funnel_of(
-    folder: RunFolder, *, num_pages: int, num_selected: int, unique: NearDuplicates, num_rows: int,
+    folder: RunFolder, *, num_pages: int, num_selected: int, unique: Unique, num_rows: int,
 ) -> list[dict[str, Any]]:
     """Records to rows: at each stage what came in, what stayed, and what was lost by reason."""
     seen, drafts = _counts(folder, PAGES), _counts(folder, DRAFTS)
-    num_unique = int(unique.keep.sum())
+    num_unique = sum(map(unique.stays, unique.ids))
+    removed = Counter(unique.fate[row_id].reason for row_id in unique.ids if not unique.stays(row_id))
     # a page that stands in two input files is one page: the second is counted here, its text is in stages/pages
     repeated = seen["kept"] - num_pages
     rows = [
@@ -104,7 +116,7 @@ def funnel_of(
         ("select", seen["kept"], num_selected, {"duplicate_page": repeated, "not_needed": num_pages - num_selected}),
         ("synthesize", num_selected, drafts["kept"],
          {**_by_reason(drafts), "not_asked_yet": num_selected - drafts["kept"] - drafts["rejected"]}),
-        ("dedup", len(unique.ids), num_unique, {"near_duplicate": len(unique.ids) - num_unique}),
+        ("dedup", len(unique.ids), num_unique, dict(sorted(removed.items()))),
         ("quota", num_unique, num_rows, {"over_quota": num_unique - num_rows}),
     ]
     return [

@@ -26,6 +26,10 @@ class DedupConfig(MinHashConfig):
     """False is an ablation of Table 4.3."""
     field: Literal["instruction", "response", "both"] = "instruction"
     """Which text is compared."""
+    against: tuple[str, ...] = ()
+    """Run folders of earlier webr or dedup runs: drafts that are near-duplicates of their rows go, their text is not read."""
+    num_planted: int = pydantic.Field(default=500, ge=0, le=500)
+    """Pairs of known similarity that are planted to measure recall and precision; 0: not measured."""
 
 
 class PromptsConfig(Config):

@@ -87,6 +87,71 @@ def lines(series: Sequence[Series], *, title: str, x_unit: str, breaks: Sequence
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A measured rate with its interval, and the x it stands at in a chart over x. None: nothing was measured."""
+
+    label: str
+    rate: float | None
+    low: float | None
+    high: float | None
+    x: float | None = None
+
+
+def rates(points: Sequence[tuple[float, float]], *, mark: tuple[str, float], measured: Sequence[Interval], title: str,
+          x_unit: str) -> Markup:
+    """A rate in percent over x in [0, 1] as a line, with a dashed mark and what was measured as bars with whiskers."""
+    if not points:
+        return Markup("")
+    plot = _Plot(x_limit=1.0, y_limit=100.0)
+    label, place = mark
+    parts = [plot.y_axis([0, 25, 50, 75, 100]), plot.x_axis([0, 0.2, 0.4, 0.6, 0.8, 1], x_unit), plot.mark(place)]
+    # at the foot, where the line is far from the mark
+    beside, css = (plot.x(place) - 5, "unit end") if place > 0.72 else (plot.x(place) + 5, "unit")
+    parts.append(_text(beside, HEIGHT - _BOTTOM - 6, label, css))
+    path = " ".join(f"{'L' if number else 'M'}{plot.x(x):.1f} {plot.y(100 * y):.1f}" for number, (x, y) in enumerate(points))
+    parts.append(Markup('<path class="line s0" d="{}"><title>{}</title></path>').format(path, title))
+    for one in measured:
+        if one.rate is None or one.low is None or one.high is None or one.x is None:
+            continue
+        drawn = Markup('<g class="measured"><title>{}</title><path d="M{:.1f} {:.1f}V{:.1f}"/><circle cx="{:.1f}" cy="{:.1f}" r="3"/></g>')
+        x = plot.x(one.x)
+        parts.append(drawn.format(one.label, x, plot.y(100 * one.low), plot.y(100 * one.high), x, plot.y(100 * one.rate)))
+    return _svg(WIDTH, HEIGHT, parts, title)
+
+
+_ZOOMS = ((0.98, 0.005), (0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.2))
+"""Where an axis of rates may begin, with the steps of its ticks."""
+
+
+def intervals(measured: Sequence[Interval], *, mark: tuple[str, float] | None, title: str) -> Markup:
+    """A line per measured rate: its point and interval on one percent axis that ends at 100 and begins where they do."""
+    known = [(one.label, one.rate, one.low, one.high) for one in measured
+             if one.rate is not None and one.low is not None and one.high is not None]
+    if not known:
+        return Markup("")
+    least = min([low for _, _, low, _ in known] + ([mark[1]] if mark else []))
+    start, step = next(((start, step) for start, step in _ZOOMS if start < least), _ZOOMS[-1])
+    plot = _Plot(x_limit=100.0, y_limit=1.0, x_start=100 * start)
+    num_ticks = round((1 - start) / step)
+    bottom = HEIGHT - _BOTTOM
+    parts = []
+    for tick in (100 * (start + step * index) for index in range(num_ticks + 1)):
+        line = Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>')
+        parts += [line.format(plot.x(tick), _TOP, bottom), _text(plot.x(tick), bottom + 15, f"{tick:.4g}", "tick middle")]
+    parts.append(_text(_LEFT + plot.width / 2, HEIGHT - 4, f"percent{f', dashed: {mark[0]}' if mark else ''}", "unit middle"))
+    if mark:
+        parts.append(plot.mark(100 * mark[1]))
+    for number, (label, rate, low, high) in enumerate(known):
+        y = _TOP + (bottom - _TOP) * (number + 0.65) / len(known)
+        left, right = plot.x(100 * low), plot.x(100 * high)
+        tip = f"{label}: {100 * rate:.4g} % ({100 * low:.4g} to {100 * high:.4g})"
+        drawn = Markup('<g class="interval"><title>{}</title><rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="6" rx="3"/>'
+                       '<circle cx="{:.1f}" cy="{:.1f}" r="4.5"/></g>')
+        parts += [drawn.format(tip, left, y - 3, max(right - left, 1), plot.x(100 * rate), y), _text(_RIGHT, y - 11, label, "label")]
+    return _svg(WIDTH, HEIGHT, parts, title)
+
+
+@dataclass(frozen=True)
 class Slice:
     """A part of the inner ring with its parts of the outer ring; labels with counts, outer counts sum to at most ``count``."""
 
@@ -129,13 +194,14 @@ def wheel(slices: Sequence[Slice], *, title: str) -> Markup:
 class _Plot:
     x_limit: float
     y_limit: float
+    x_start: float = 0.0
 
     @property
     def width(self) -> float:
         return WIDTH - _LEFT - _RIGHT
 
     def x(self, value: float) -> float:
-        return _LEFT + value / self.x_limit * self.width
+        return _LEFT + (value - self.x_start) / (self.x_limit - self.x_start) * self.width
 
     def y(self, value: float) -> float:
         return HEIGHT - _BOTTOM - value / self.y_limit * (HEIGHT - _TOP - _BOTTOM)

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,11 +58,19 @@ class RunFolder:
         seed = self.config.get("seed", 0)
         return seed if isinstance(seed, int) else 0
 
+    def tables(self, folder: str) -> list[Path]:
+        """The whole parquet files of a folder, in name order."""
+        return _readable((self.path / folder).glob("*.parquet"))
+
     def part_paths(self) -> list[Path]:
-        return _readable((self.path / "parts").glob("*.parquet"))
+        return self.tables("parts")
+
+    def json_part_paths(self) -> list[Path]:
+        """Part files of JSON lines; dedup writes them where its input was such."""
+        return sorted((self.path / "parts").glob("*.jsonl"))
 
     def reject_paths(self) -> list[Path]:
-        return _readable((self.path / "rejects").glob("*.parquet"))
+        return self.tables("rejects")
 
 
 def read_run(run_dir: str | Path) -> RunFolder:
@@ -89,6 +98,14 @@ def read_run(run_dir: str | Path) -> RunFolder:
     )
 
 
+def write_whole(path: Path, text: str) -> Path:
+    """Replace a file by ``text``, so that a reader sees the old one or the new one, and return its path."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(text.encode("utf-8", "replace"))
+    temporary.replace(path)
+    return path
+
+
 def lookup(data: Any, *keys: str) -> Any:
     """Value under nested keys, or None when any of them is missing."""
     for key in keys:
@@ -99,15 +116,20 @@ def lookup(data: Any, *keys: str) -> Any:
 def count_column(paths: Iterable[Path], column: str) -> Counter[str]:
     """How often each value of a text column occurs, read batch by batch."""
     counts: Counter[str] = Counter()
-    for batch in _batches(paths, [column]):
+    for batch in batches(paths, [column]):
         for item in pc.value_counts(batch.column(column)).to_pylist():
             counts[item["values"]] += item["counts"]
     return counts
 
 
 def num_rows(paths: Iterable[Path]) -> int:
-    """Rows in parquet files, from their footers."""
-    return sum(pq.read_metadata(path).num_rows for path in paths)
+    """Rows in part files: from the footers of parquet files, the lines of others."""
+    return sum(pq.read_metadata(path).num_rows if path.suffix == ".parquet" else _num_lines(path) for path in paths)
+
+
+def _num_lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(partial(file.read, 1 << 20), b""))
 
 
 def sample_rows(run: RunFolder, count: int) -> list[InstructionRow]:
@@ -135,7 +157,7 @@ def reject_reasons(run: RunFolder) -> list[RejectReason]:
     counts: Counter[tuple[str, str]] = Counter()
     least: dict[tuple[str, str], tuple[str, Path]] = {}
     for path in run.reject_paths():
-        for batch in _batches([path], ["step", "reason", "row_id"]):
+        for batch in batches([path], ["step", "reason", "row_id"]):
             grouped = pa.Table.from_batches([batch]).group_by(["step", "reason"])
             for item in grouped.aggregate([("row_id", "count"), ("row_id", "min")]).to_pylist():
                 key, found = (item["step"], item["reason"]), (item["row_id_min"], path)
@@ -164,7 +186,7 @@ def _readable(paths: Iterable[Path]) -> list[Path]:
 
 def _ids(paths: Iterable[Path]) -> Iterator[tuple[Path, str, str]]:
     for path in paths:
-        for batch in _batches([path], ["branch", "row_id"]):
+        for batch in batches([path], ["branch", "row_id"]):
             for branch, row_id in zip(batch.column("branch").to_pylist(), batch.column("row_id").to_pylist(), strict=True):
                 yield path, branch, row_id
 
@@ -176,13 +198,14 @@ def _fetch(cls: type[Record], places: Iterable[tuple[str, Path]]) -> Iterator[Re
         by_path.setdefault(path, []).append(row_id)
     for path, row_ids in by_path.items():
         wanted = pa.array(row_ids, type=pa.string())
-        for batch in _batches([path], None):
+        for batch in batches([path], None):
             found = batch.filter(pc.is_in(batch.column("row_id"), value_set=wanted))
             if found.num_rows:
                 yield from records_of(cls, pa.Table.from_batches([found]))
 
 
-def _batches(paths: Iterable[Path], columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+def batches(paths: Iterable[Path], columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    """The content of parquet files, little by little; ``columns`` None: all of them."""
     for path in paths:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(batch_size=4096 if columns else 512, columns=columns)

@@ -23,6 +23,7 @@ from alignray.engine.budget import BudgetConfig, worst_case
 from alignray.errors import CallRefused, ConfigError, EngineDown, EngineError
 from alignray.io.journal import Journal, Refusal, answer_of, call_key
 from alignray.io.storage import Storage
+from alignray.runtime.devices import actor_resources
 from alignray.runtime.session import RuntimeConfig
 from alignray.schema import ChatRequest, Completion, Rejected, arrow_schema, from_row, to_row
 from alignray.seeding import draw
@@ -291,9 +292,8 @@ def ask(dataset: Dataset, steps: Sequence[PromptStep[Any, Any]], config: AskConf
         ledger: the run's ledger actor.
     """
     runtime = config.runtime
-    slots = max(
-        (build_engine(config.engines[role_of(config.roles, step.role).engine]).max_records for step in steps), default=1,
-    )
+    engines = [config.engines[name] for name in sorted({role_of(config.roles, step.role).engine for step in steps})]
+    slots = max((build_engine(engine).max_records for engine in engines), default=1)
     calls_per_actor = max(2, -(-2 * slots // runtime.block_rows) + 1)
     return dataset.map_batches(
         Asker,
@@ -303,7 +303,7 @@ def ask(dataset: Dataset, steps: Sequence[PromptStep[Any, Any]], config: AskConf
             min_size=runtime.min_actors, max_size=runtime.max_actors, max_concurrent_calls_per_actor=calls_per_actor,
             max_tasks_in_flight_per_actor=calls_per_actor + 2, enable_true_multi_threading=True,
         ),
-        num_cpus=runtime.cpus_per_actor, num_gpus=runtime.gpus_per_actor or None,
+        **actor_resources(runtime, engines),
     )
 
 

@@ -32,9 +32,9 @@ class RuntimeConfig(Config):
     max_actors: int = pydantic.Field(default=1, ge=1)
     """Most engine actors; Ray Data adds them as the queue grows."""
     cpus_per_actor: float = pydantic.Field(default=0.5, ge=0)
-    """CPUs that Ray sets aside for an engine actor."""
+    """CPUs that Ray sets aside for an engine actor; not set: with vLLM on a cluster without GPUs one per device, else 0.5."""
     gpus_per_actor: float = pydantic.Field(default=0.0, ge=0)
-    """GPUs that Ray sets aside for an engine actor."""
+    """GPUs that Ray sets aside for an engine actor; not set: with vLLM, on a cluster that has some, one per device, else none."""
     block_rows: int = pydantic.Field(default=128, ge=1)
     """Records handed to an engine actor at a time."""
     part_rows: int = pydantic.Field(default=1000, ge=1)

@@ -21,7 +21,8 @@ from alignray.io.commits import CommitLog, name_of
 from alignray.io.storage import Storage
 from alignray.schema import Rejected, arrow_schema, records_of, table_of
 
-FLUSH_ROWS = 2000
+FLUSH_ROWS, FLUSH_CHARS = 2000, 32 << 20
+"""What a reading task holds, at most, before it commits a part."""
 MAX_READ_TASKS = 1000
 READ_ROWS, READ_TASKS = 1000, 16
 """Rows that one task reads at most (each task costs Ray some 20 ms), and tasks there are at least."""
@@ -67,7 +68,7 @@ def _read_split(
     told: Counter[str] = Counter()
     kept: list[Any] = []
     rejected: list[Rejected] = []
-    number = 0
+    number = num_chars = 0
 
     def commit(*, last: bool) -> dict[str, Any]:
         nonlocal told
@@ -82,9 +83,10 @@ def _read_split(
 
     for item in read(split, seen):
         (rejected if isinstance(item, Rejected) else kept).append(item)
-        if len(kept) + len(rejected) >= FLUSH_ROWS:
+        num_chars += sum(len(value) for value in vars(item).values() if isinstance(value, str))
+        if len(kept) + len(rejected) >= FLUSH_ROWS or num_chars >= FLUSH_CHARS:
             yield commit(last=False)
-            kept, rejected, number = [], [], number + 1
+            kept, rejected, number, num_chars = [], [], number + 1, 0
     yield commit(last=True)
 
 
@@ -170,6 +172,25 @@ def scan(
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
     with our_errors():
         yield from dataset.map_batches(run, batch_size=1, batch_format="pyarrow").iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def each(root: str, stage: str, items: Sequence[str], work: Callable[[str], dict[str, int]], *, on_item: OnPart | None = None) -> None:
+    """Do ``work`` for every item in a task of its own, except for those that a commit of the stage is named after.
+
+    Args:
+        work: commits what it makes, last of all under the item's name; returns numbers for ``on_item``.
+    """
+    done = set(CommitLog(Storage(root)).names(stage))
+    pending = [item for item in items if item not in done]
+    if not pending:
+        return
+
+    def run(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for item in batch["item"]:
+            yield {name: [count] for name, count in work(str(item)).items()} | {"item": [item]}
+
+    dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(run, batch_size=1, num_cpus=1)
+    _run(dataset, on_item or (lambda _: None))
 
 
 def _run(dataset: Dataset, on_part: OnPart) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alignray.report.html import write_report
 from tests.browser.chromium import chromium_page, require_chromium
-from tests.runfolders import build_run
+from tests.runfolders import build_dedup_run, build_run
 
 pytestmark = pytest.mark.browser
 
@@ -45,9 +45,10 @@ class Visit:
     picture: Image.Image
 
 
-def visit(url: str, profile_dir: Path, *, width: int = 1280, height: int = 2400) -> Visit:
+def visit(url: str, profile_dir: Path, *, width: int = 1280, height: int = 2400, scheme: str = "light") -> Visit:
     async def look() -> Visit:
         async with chromium_page(profile_dir) as page:
+            await page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
             await page.open(url, width=width, height=height)
             facts, png = await page.value(FACTS), await page.screenshot()
             return Visit(facts, page.complaints, page.requested, Image.open(io.BytesIO(png)).convert("RGB"))
@@ -65,15 +66,30 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(build_run(tmp_path_factory.mktemp("run"), num_rows=600))
 
 
+@pytest.fixture(scope="module")
+def dedup_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(build_dedup_run(tmp_path_factory.mktemp("dedup")))
+
+
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_full_report(report: Path, tmp_path: Path, width: int) -> None:
-    seen = visit(report.as_uri(), tmp_path / "profile", width=width)
+    check_page(report, tmp_path, title="harbour <b>run</b>", num_charts=7, width=width)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_full_report_of_a_dedup_run(dedup_report: Path, tmp_path: Path, width: int, scheme: str) -> None:
+    check_page(dedup_report, tmp_path, title="harbour <b>dedup</b>", num_charts=2, width=width, scheme=scheme)
+
+
+def check_page(report: Path, tmp_path: Path, *, title: str, num_charts: int, width: int, scheme: str = "light") -> None:
+    seen = visit(report.as_uri(), tmp_path / "profile", width=width, scheme=scheme)
     assert seen.complaints == []
     assert seen.requested and {url for url in seen.requested if not url.startswith("data:")} == {report.as_uri()}
     facts = seen.facts
-    assert facts["title"].startswith("harbour <b>run</b>") and facts["title"].endswith("| alignray")
+    assert facts["title"].startswith(title) and facts["title"].endswith("| alignray")
     assert (facts["scripts"], facts["injected"], facts["styles"]) == (0, 0, 1)
-    assert len(facts["boxes"]) == 7
+    assert len(facts["boxes"]) == num_charts
     assert all(w > 200 and h > 100 and shapes for w, h, shapes in facts["boxes"]), facts["boxes"]
     assert facts["overflow"] <= 0
     assert facts["smallest_text"] >= 9
@@ -82,6 +98,16 @@ def test_the_full_report(report: Path, tmp_path: Path, width: int) -> None:
     assert colours is not None and len(colours) > 200
     most = max(count for count, _ in colours) / (seen.picture.width * seen.picture.height)
     assert most < 0.9
+    assert (sum(seen.picture.getpixel((3, 3))) > 3 * 128) == (scheme == "light")
+
+
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_a_report_without_duplicates(tmp_path: Path, status: str) -> None:
+    path = write_report(build_dedup_run(tmp_path / "run", num_clusters=0, status=status, is_measured=False))
+    seen = visit(path.as_uri(), tmp_path / "profile", width=400)
+    assert seen.complaints == []
+    assert seen.facts["overflow"] <= 0
+    assert "harbour" in seen.facts["text"]
 
 
 @pytest.mark.parametrize("status", ["running", "empty"])

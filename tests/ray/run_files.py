@@ -37,7 +37,8 @@ def assert_nothing_is_lost(run_dir: Path | str) -> dict[str, Any]:
     ingest, _, drafts, dedup, quota = (stage["rejected"] for stage in manifest["funnel"])
     assert sum(written[name] for name in ingest) == sum(ingest.values())
     assert sum(written[name] for name in drafts) == sum(drafts.values()) - drafts.get("not_asked_yet", 0)
-    assert written["webr/dedup/near_duplicate"] == dedup.get("near_duplicate", 0)
+    for reason in ("near_duplicate", "exact_duplicate"):
+        assert written[f"webr/dedup/{reason}"] == dedup.get(reason, 0)
     assert written["webr/quota/over_quota"] == quota.get("over_quota", 0)
     keys = Counter(event["key"] for event in journal_of(run_dir) if "key" in event)
     assert not [key for key, times in keys.items() if times > 1], "a call was asked twice"

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.ray.conftest import ROOT, SAMPLE
+from tests.ray.processes import child_named, finish, kill_tree, start, wait_for
 from tests.ray.run_files import assert_nothing_is_lost, journal_of, rows_of
 
 CONFIG = """
@@ -60,50 +57,8 @@ def write_config(folder: Path, url: str, *, engine: str = "", more: str = "") ->
     return path
 
 
-def start(config: Path, run_dir: Path | str, *options: str, **variables: str) -> subprocess.Popen[str]:
-    """``alignray webr`` in a process of its own, with a Ray of its own."""
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | variables
-    return subprocess.Popen(
-        [sys.executable, "-m", "alignray.cli", "webr", str(config), "--run", str(run_dir), *options],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment,
-    )
-
-
-def finish(process: subprocess.Popen[str], *, code: int = 0) -> str:
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == code, output
-    return output
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the run did not get to the point of the kill"
-        time.sleep(0.02)
-
-
 def completions(run_dir: Path) -> list[dict[str, object]]:
     return [event for event in journal_of(run_dir) if "text" in event] if run_dir.exists() else []
-
-
-def kill_tree(process: subprocess.Popen[str]) -> None:
-    """SIGKILL the driver, then what its Ray leaves behind."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    psutil.wait_procs(children, timeout=20)
-
-
-def child_named(process: subprocess.Popen[str], name: str) -> psutil.Process | None:
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if name in " ".join(child.cmdline()):
-                return child
-    return None
 
 
 @pytest.fixture(scope="module")

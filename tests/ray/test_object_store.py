@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.ray.conftest import SAMPLE
-from tests.ray.test_kill_and_resume import finish, start, wait_for
+from tests.ray.processes import finish, start, wait_for
 
 CONFIG = f"""
 num_rows: 9

@@ -14,10 +14,11 @@ import pytest
 from alignray.config import Config, changed_keys, fingerprint, load_config, may_be_secret
 from alignray.engine import EngineConfig
 from alignray.errors import ConfigError
+from alignray.pipelines.dedup_config import DedupJobConfig
 from alignray.pipelines.webr_config import WebRJobConfig
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {"webr": WebRJobConfig}
+CLASSES = {"webr": WebRJobConfig, "dedup": DedupJobConfig}
 """Folder of configs/ to its config class: a new method adds a line."""
 
 
@@ -125,9 +126,9 @@ def test_engines_in_a_union_give_the_key_and_not_the_tag(tmp_path: Path) -> None
 
 
 def test_an_engine_kind_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
-    message = error_of(tmp_path, "name: a\nengines:\n  big:\n    kind: vllm\n    model: x\n")
-    assert message.startswith("job.yaml:3: engines.big: ") and "'vllm'" in message
-    assert all(f"'{kind}'" in message for kind in ("scripted", "llama", "openai"))
+    message = error_of(tmp_path, "name: a\nengines:\n  big:\n    kind: sglang\n    model: x\n")
+    assert message.startswith("job.yaml:3: engines.big: ") and "'sglang'" in message
+    assert all(f"'{kind}'" in message for kind in ("scripted", "llama", "vllm", "openai"))
     assert "kind" in error_of(tmp_path, "name: a\nengines: {big: {model: x}}\n")
 
 

@@ -62,6 +62,21 @@ def test_planted_articles_are_all_found(data_dir: Path) -> None:
     assert (~result.keep).sum() == len(truth)
 
 
+def test_duplicate_paragraphs_are_those_of_dolma(data_dir: Path) -> None:
+    folder = data_dir / "neardup"
+    with gzip.open(folder / "dolma_provided_deduper_documents_000.json.gz", "rt") as lines:
+        documents = [json.loads(line)["text"].split("\n") for line in lines]
+    with gzip.open(folder / "dolma_expected_dedupe-paragraphs.json.gz", "rt") as lines:
+        spans = [json.loads(line)["attributes"]["bff_duplicate_paragraph_spans"] for line in lines]
+    expected = {(number, start) for number, found in enumerate(spans) for start, _, _ in found}
+    rows = [
+        (number, sum(len(before) + 1 for before in paragraphs[:place]), paragraph)
+        for number, paragraphs in enumerate(documents) for place, paragraph in enumerate(paragraphs) if paragraph.strip()
+    ]
+    result = near_duplicates(list(range(len(rows))), [text for _, _, text in rows], MinHashConfig(threshold=1, bands=8))
+    assert {rows[row][:2] for row in np.flatnonzero(~result.keep)} == expected and len(expected) == 43
+
+
 def edited(base: list[str], num_edits: int, rng: np.random.Generator, tag: str) -> list[str]:
     copy = list(base)
     for place in rng.choice(len(base), num_edits, replace=False):

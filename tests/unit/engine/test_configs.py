@@ -31,8 +31,8 @@ def test_the_kind_chooses_the_config(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_is_told_which_kinds_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run.yaml:1: .*'vllm'.*'scripted', 'llama', 'openai'"):
-        load(tmp_path, "engine: {kind: vllm, model: x}")
+    with pytest.raises(ConfigError, match=r"run.yaml:1: .*'sglang'.*'scripted', 'llama', 'vllm', 'openai'"):
+        load(tmp_path, "engine: {kind: sglang, model: x}")
 
 
 @pytest.mark.parametrize(

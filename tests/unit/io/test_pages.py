@@ -7,12 +7,15 @@ import json
 import sys
 import time
 import zlib
+from unittest import mock
 
 import brotli
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alignray.io import extract
-from alignray.io.extract import decode, kind_of, parse_html
+from alignray.io.extract import decode, kind_of, parse_html, text_with_trafilatura
 from alignray.io.httpmessage import dechunked
 from alignray.io.reasons import REASONS, PageError
 from alignray.seeding import row_id_of
@@ -94,7 +97,11 @@ def test_the_same_text_however_it_was_sent(block, tmp_path):
     (http(b"<html><body><script>x()</script></body></html>"), "no_text"),
     (http(html("A short page.")), "too_short"),
     (http(b"<div>" * 100_000 + b"deep"), "too_complex"),
+    (http(b"<div></p>" * 20_000 + b"ends that end nothing"), "too_complex"),
+    (http(b"<p-x>" * 20_000 + b"no paragraph"), "too_complex"),
     (http(b"<div " + b" ".join(b"a%d=1" % i for i in range(50_000)) + b">x"), "too_complex"),
+    (http(b"<div" + b"".join(b"/a%d" % i for i in range(50_000)) + b">x"), "too_complex"),
+    (http(b'<div ="' + b"".join(b" a%d" % i for i in range(50_000)) + b'">x'), "too_complex"),
 ])
 def test_what_is_no_page_is_rejected_with_its_reason(block, reason, tmp_path):
     started = time.monotonic()
@@ -203,6 +210,46 @@ def test_pages_the_parser_is_slow_on_pass_where_they_are_harmless():
     parse_html("<div><p>x</p></div>" * 20_000)
     parse_html(f'<img src="data:image/png;base64,{"A" * 200_000}">')
     assert kind_of("", b"<!doctype html><p>x") == "html"
+
+
+TAGS = st.sampled_from([
+    *sorted(extract.FLAT_TAGS), "div", "em", "a", "ins", "article", "p-x", "listing", "pre", "P", "DIV", "Li", "3", "!--",
+])
+STARTS, ENDS = st.sampled_from(["<", "<", "</", "< ", ""]), st.sampled_from([">", " >", "/>", "\n", "x>", "", "\u00e9", "-"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(STARTS, TAGS, ENDS).map("".join)))
+def test_the_quick_bound_of_the_depth_is_one(pieces):
+    with mock.patch.object(extract, "MAX_DEPTH", 0):
+        assert extract._depth_bound("".join(pieces)) >= extract._depth("".join(pieces))
+
+
+def test_words_in_an_attribute_or_a_script_are_no_attributes():
+    for start, end in (("<div data-state='", "'>"), ("<script><![CDATA[", "]]></script>"), ("<!-- ", " -->")):
+        page = start + 'word = "1" ' * 20_000 + f"{end}<p>{PROSE}</p>"
+        assert extract.text_of(parse_html(page), main_content=False).startswith("The kettle")
+
+
+def test_a_second_opinion_is_asked_for_where_a_text_looks_wrong(tmp_path):
+    pytest.importorskip("trafilatura")
+    menu = "".join(f"<p><a href=/{n}>Another story of the day {n}</a></p>" for n in range(20))
+    article = "".join(f"<p>{PROSE.strip()} ({n})</p>" for n in range(5))
+    mixed = f"<html><body><article><h1>Kettle</h1>{article}</article><section>{menu}</section></body></html>"
+    pages = [http(html(PROSE * 3)), http(mixed.encode()), http(PROSE.encode(), "Content-Type: text/plain")]
+    documents, _, _ = read_bytes(members(*(record(page, number=n) for n, page in enumerate(pages))), tmp_path, extractor="two_tier")
+    assert [document.extractor for document in documents] == ["resiliparse", "trafilatura", "resiliparse"]
+    assert documents[1].text == text_with_trafilatura(mixed).strip()
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("", True), ("Hardly any.", True), (PROSE * 3, False), (PROSE * 3 + "Read this too\n" * 30, True),
+    ("\u4ed6\u8bf4\u4e86\u5f88\u591a\u3002" * 60, False),
+    ("A line of prose without any stop at its end, as teasers and captions are " * 4, True),
+    (PROSE * 3 + "He said so.[12]\n" + "She said: \u201cno.\u201d\n", False),
+])
+def test_what_looks_wrong(text, expected):
+    assert extract.looks_wrong(text) == expected
 
 
 def test_trafilatura_is_an_option(tmp_path):

@@ -4,68 +4,32 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import random
+from collections import Counter
 
 import pytest
 
 from alignray.errors import RecordError
 from alignray.io.fetch import FetchConfig, open_input
+from alignray.io.records import read_split
 from alignray.io.sources import IngestConfig, SourceConfig, format_of, list_splits
+from tests.unit.io.servers import FAST, Server, serving
 from tests.warcs import PROSE, config_for, html, http, members, read, record
 
-FAST = {"attempts": 4, "backoff_s": 0.001, "max_backoff_s": 0.01, "timeout_s": 5}
 CRAWL = members(*(record(http(html(PROSE + str(n))), number=n) for n in range(4)))
 LISTING = gzip.compress(b"crawl-data/CC-MAIN-2024-22/a.warc.gz\ncrawl-data/CC-MAIN-2024-22/b.warc.gz\n")
-
-
-class Server(ThreadingHTTPServer):
-    """Serves ``files``; answers ``troubles`` first: a status, or "cut" for a connection closed half way."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files = {
-            "/crawl-data/CC-MAIN-2024-22/warc.paths.gz": LISTING,
-            "/crawl-data/CC-MAIN-2024-22/a.warc.gz": CRAWL,
-            "/crawl-data/CC-MAIN-2024-22/b.warc.gz": CRAWL,
-        }
-        self.troubles: list[int | str] = []
-        self.ranges: list[str] = []
-        self.knows_range = True
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *args) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        server, wanted = self.server, self.headers.get("Range", "")
-        server.ranges.append(wanted)
-        trouble = server.troubles.pop(0) if server.troubles else 200
-        data = server.files.get(self.path)
-        if data is None or (isinstance(trouble, int) and trouble != 200):
-            self.send_response(trouble if data is not None else 404)
-            self.send_header("Retry-After", "0")
-            self.end_headers()
-            return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and server.knows_range else 0
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
-        self.send_header("ETag", f'"{hash(data)}"')
-        self.end_headers()
-        self.wfile.write(data[start : start + (len(data) - start) // 2] if trouble == "cut" else data[start:])
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    files = {
+        "/crawl-data/CC-MAIN-2024-22/warc.paths.gz": LISTING,
+        "/crawl-data/CC-MAIN-2024-22/a.warc.gz": CRAWL,
+        "/crawl-data/CC-MAIN-2024-22/b.warc.gz": CRAWL,
+    }
+    with serving(Server(files)) as server:
         yield server
-        server.shutdown()
 
 
 def test_a_snapshot_is_its_listing(server):
@@ -128,6 +92,44 @@ def test_damage_in_a_remote_file_is_read_past(server):
     server.files["/x.warc.gz"] = CRAWL[:100] + b"\xff" * 50 + CRAWL[150:]
     documents, _, counts = read(f"{server.url}/x.warc.gz", fetch=FAST)
     assert len(documents) == 3 and counts["damage"] == 1
+
+
+@pytest.mark.parametrize("knows_range", [True, False])
+def test_large_remote_files_come_in_ranges_where_sizes_are_asked_for(server, knows_range):
+    fillers = [random.Random(n).randbytes(20_000).hex() for n in range(60)]
+    data = members(*(record(http(html(PROSE + str(n)), f"X-Filler: {filler}"), number=n) for n, filler in enumerate(fillers)))
+    server.files["/big.warc.gz"] = data
+    server.knows_range = knows_range
+    url = f"{server.url}/big.warc.gz"
+    whole, _, _ = read(url, fetch=FAST)
+    assert len(whole) == 60 and not server.heads and len(server.ranges) == 1
+    settings = {"split_bytes": 300_000, "fetch": FAST, "source": {"ask_sizes": True}}
+    config = config_for(url, **settings)
+    splits = list_splits(config)
+    assert len(splits) == -(-len(data) // 300_000) > 3 and server.heads == ["/big.warc.gz"]
+    found = []
+    for split in splits:
+        server.sent = 0
+        found += read_split(split, config, Counter())
+        if knows_range:
+            assert server.sent <= split.size + (300 << 10)
+    assert found == whole
+
+
+def test_a_server_that_cuts_connections_changes_nothing_in_a_range(server):
+    url = f"{server.url}/crawl-data/CC-MAIN-2024-22/a.warc.gz"
+    config = config_for(url, split_bytes=300, fetch=FAST, source={"ask_sizes": True})
+    splits = list_splits(config)
+    server.troubles = ["cut", 503, "cut", "cut", 200, "cut"]
+    assert [one for split in splits for one in read_split(split, config, Counter())] == read(url, fetch=FAST)[0]
+    assert len(splits) > 2 and not server.troubles
+
+
+def test_sizes_of_a_snapshot_are_not_asked_for_unless_told(server):
+    source = {"paths": (), "snapshot": "CC-MAIN-2024-22", "base_url": server.url}
+    assert {split.num_bytes for split in list_splits(config_for("", source=source))} == {0} and not server.heads
+    assert {split.num_bytes for split in list_splits(config_for("", source=source | {"ask_sizes": True}))} == {len(CRAWL)}
+    assert len(server.heads) == 2
 
 
 def test_an_object_store_is_listed_and_read():

@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from alignray.errors import RecordError
-from alignray.report.card import COLUMNS, escape_markdown, write_card
+from alignray.report.card import write_card
 from alignray.report.html import write_report
+from alignray.report.markdown import escape_markdown
+from alignray.report.webr_card import COLUMNS
 from alignray.schema import InstructionRow, arrow_schema
 from tests.runfolders import build_run
 

@@ -12,8 +12,10 @@ import pytest
 
 from alignray.errors import RecordError
 from alignray.report import charts
-from alignray.report.html import dollars, duration, number, percent, safe_url, write_report
+from alignray.report.html import write_report
+from alignray.report.page import dollars, duration, number, percent
 from alignray.report.run_folder import read_run, reject_reasons, sample_rows
+from alignray.report.webr_page import safe_url
 from alignray.schema import Message
 from tests.runfolders import build_run, make_rows, write_parts
 
@@ -79,6 +81,7 @@ def test_every_part_of_a_full_run_is_told(page_text: str) -> None:
         assert heading in text
     for loss in ("not_html 640", "near_duplicate 27", "over_quota 12", "1,416 in, 340 kept"):
         assert loss in text
+    assert "bands x rows17 x 4" in text and "recall near the threshold99% (97.11 to 99.79)" in text
     assert "webr/refine" in text and "small-model-1" in text and "fingerprint 0123456789abcdef" in text
     assert "neither kept nor rejected" not in text
     assert page_text.count("<svg") == 7
