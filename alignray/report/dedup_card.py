@@ -102,6 +102,7 @@ def _overlap(run: RunFolder) -> str:
         lines.append(
             f"## Benchmarks\n\nRows that share {number(searched.get('n'))} words in a row with one of {number(searched.get('items'))} "
             f"benchmark items {fate}: {listed(found) or 'none were found'}. `hits/` lists them."
+            + (f" {number(searched['too_short'])} items are too short and were left out." if searched.get("too_short") else "")
         )
     if run.manifest.get("retracted"):
         lines.append(

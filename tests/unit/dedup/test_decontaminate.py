@@ -138,7 +138,8 @@ def test_word_spans_are_the_words_that_are_hashed(text: str) -> None:
     normal = normalise(text)
     spans = word_spans(normal)
     ((hashes, _),) = text_units([text], "word")
-    alone = [next(text_units([normal[start:end]], "word"))[0] for start, end in spans.tolist()]
+    # not through text_units: a word by itself, normalised again, may change (a sharp s with an accent)
+    alone = [shingles._chunk_units([normal[start:end]], "word")[0] for start, end in spans.tolist()]
     np.testing.assert_array_equal(np.concatenate([np.empty(0, np.uint64), *alone]), hashes)
     assert all(end <= start for end, start in zip(spans[:-1, 1], spans[1:, 0], strict=True))
 

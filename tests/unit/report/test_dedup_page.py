@@ -68,7 +68,8 @@ def test_every_part_of_a_full_run_is_told(page_text: str) -> None:
         "99% was wished for", "of 300 pairs planted close above that similarity 297 were found",
         "recall near the threshold: 99% (97.11 to 99.79)",
         "precision: 100% (99.08 to 100)", "1,320 pairs of rows", "3 buckets held more than 100 rows", "40 rows of which c000-000 stays",
-        "7 rows that these runs kept", "1,400 items were looked for by 13 words in a row", "lone-5, item item/5", "still in the data",
+        "7 rows that these runs kept", "1,400 items were given, to be found by 13 words in a row; 3 of them are too short",
+        "lone-5, item item/5", "still in the data",
         "of earlier runs, retracted7", "sign31.2",
     ):
         assert fact in text, fact
