@@ -234,7 +234,8 @@ def _print_dedup(outcome: dedup.Outcome) -> None:
     for name, count in outcome.contaminated.items():
         console.print(f"{count:,} rows share words with {escape(name)}: {outcome.run_dir}/hits", highlight=False, soft_wrap=True)
     if outcome.retracted:
-        console.print(f"{outcome.retracted:,} rows of earlier runs are replaced: {outcome.run_dir}/retracted", highlight=False, soft_wrap=True)
+        where = f"{outcome.run_dir}/retracted"
+        console.print(f"{outcome.retracted:,} rows of earlier runs are replaced: {where}", highlight=False, soft_wrap=True)
     for warning in outcome.warnings:
         console.print(f"[yellow]warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
     console.print(f"report    {outcome.report}", highlight=False, soft_wrap=True)

@@ -3,10 +3,11 @@
 (a) The same pages and prompts go through one engine twice: record by record (a record's next step is asked while its page
 is still in the KV cache) and stage by stage (all personas, then all requests, ...), with a KV cache that holds the records
 under way but not the corpus. Answers are short, so that reading prompts is what takes the time, as it is for long pages on a
-GPU. (b) The prompts of (a) go all at once to our engine and to vLLM's own offline ``LLM.chat``. Temperature 0, prefix
-cache emptied before each run, both orders in the full run.
+GPU. ``webr.layout`` is doc_first: the default, random, puts the request before the page in half of the Web-as-Instruction
+rows, whose last call must then read the page again whatever the schedule. (b) The prompts of (a) go all at once to our
+engine and to vLLM's own offline ``LLM.chat``. Temperature 0, prefix cache emptied before each run, both orders in the full run.
 
-    .venv-vllm/bin/python bench/vllm_chain.py [--quick] [--pages N] [--model FOLDER]
+    .venv-vllm/bin/python bench/vllm_chain.py [--quick] [--pages N] [--layout doc_first|random]
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def read_pages(data: Path, count: int, tokenizer: Any) -> list[WebDocument]:
         for line in file:
             ids = tokenizer.encode(json.loads(line)["text"], add_special_tokens=False)
             if len(ids) >= PAGE_TOKENS:
-                text = tokenizer.decode(ids[:PAGE_TOKENS])
+                # paragraphs without stray white space, as extraction leaves them
+                paragraphs = (paragraph.strip() for paragraph in tokenizer.decode(ids[:PAGE_TOKENS]).split("\n\n"))
+                text = "\n\n".join(paragraph.lstrip("#").strip() for paragraph in paragraphs if paragraph)
                 pages.append(WebDocument(row_id=row_id_of(text), text=text, source="bench"))
             if len(pages) == count:
                 return pages
@@ -177,12 +180,10 @@ def installed() -> str:
     return ", ".join(found)
 
 
-async def measure(config: VLLMConfig, num_pages: int, data: Path, *, quick: bool) -> dict[str, Any]:
+async def measure(config: VLLMConfig, pages: list[WebDocument], layout: Any, *, quick: bool) -> dict[str, Any]:
     engine = VLLMEngine(config)
     await engine.start()
-    tokenizer = engine._supervisor.core._tokenizer  # type: ignore[union-attr]
-    pages = read_pages(data, num_pages, tokenizer)
-    method = WebRConfig(on_length="keep", refusals="prefix")
+    method = WebRConfig(on_length="keep", refusals="prefix", layout=layout)
     drafts = [webr.assign_branch(page, method, seed=0) for page in pages]
     steps = webr.webr_steps(method, seed=0)
     await walk(engine, drafts[:2], [steps])  # kernels and pools warm up
@@ -211,7 +212,7 @@ async def measure(config: VLLMConfig, num_pages: int, data: Path, *, quick: bool
     ratio, chat_ratio = seconds(stages) / seconds(chain), seconds(theirs) / seconds(ours)
     return {
         "bench": "vllm_chain", "ratio": round(ratio, 3), "mark": MARK, "ok": ratio >= MARK and chat_ratio >= CHAT_MARK,
-        "chat_ratio": round(chat_ratio, 3), "chat_mark": CHAT_MARK, "pages": num_pages,
+        "chat_ratio": round(chat_ratio, 3), "chat_mark": CHAT_MARK, "pages": len(pages), "layout": layout,
         "hit_rate": {"chain": round(chain[0].hit_rate, 3), "stages": round(stages[0].hit_rate, 3),
                      "ours": round(ours[0].hit_rate, 3), "chat": round(theirs[0].hit_rate, 3)},
         "identical_texts": round(equal, 3), "identical_texts_chat": round(equal_chat, 3),
@@ -222,22 +223,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="24 pages once in place of 300 in both orders")
     parser.add_argument("--pages", type=int, help="pages in place of that")
+    parser.add_argument("--layout", choices=("doc_first", "random"), default="doc_first", help="webr.layout")
     parser.add_argument("--model", default=str(ROOT / ".venv-vllm" / "models" / "SmolLM2-135M-Instruct"))
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("ALIGNRAY_DATA") or ROOT.parent / "shared" / "data"))
     given = parser.parse_args()
     num_pages = given.pages or (24 if given.quick else 300)
-    # room for the records under way (page, prompt and answer of the longest step, and as much again), not for the corpus
-    blocks = UNDER_WAY * 2 * (PAGE_TOKENS + 256) // BLOCK
+    # room for the records under way (page, prompt and answer of the longest step, and a quarter more), not for the corpus
+    blocks = UNDER_WAY * (PAGE_TOKENS + 256) * 5 // 4 // BLOCK
     config = VLLMConfig(
         model=given.model, dtype="bfloat16", enforce_eager=True, max_model_len=1024, max_num_seqs=UNDER_WAY, kv_cache_gib=1,
         engine_args={"block_size": BLOCK, "num_gpu_blocks_override": blocks},
     )
     print(f"Python {platform.python_version()}, {installed()}, {os.cpu_count()} CPUs")
-    print(
-        f"{model_name(config)}, {num_pages} pages of {PAGE_TOKENS} tokens, answers of at most {ANSWER_TOKENS}; {UNDER_WAY} records under "
-        f"way, KV cache {blocks * BLOCK:,} tokens, corpus {num_pages * PAGE_TOKENS:,}", flush=True,
-    )
-    print(json.dumps(asyncio.run(measure(config, num_pages, given.data, quick=given.quick))))
+    print(f"{model_name(config)}, webr.layout {given.layout}, {num_pages} pages of {PAGE_TOKENS} tokens, answers up to {ANSWER_TOKENS};")
+    print(f"{UNDER_WAY} records under way, KV cache {blocks * BLOCK:,} tokens, corpus {num_pages * PAGE_TOKENS:,}", flush=True)
+    from transformers import AutoTokenizer
+
+    pages = read_pages(given.data, num_pages, AutoTokenizer.from_pretrained(given.model))
+    print(json.dumps(asyncio.run(measure(config, pages, given.layout, quick=given.quick))))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main() -> None:
     texts = paragraphs()
     # an exam that quotes the crawl: two of its three questions stand in the data
     exam = [{"id": f"q{number}", "question": f"Explain in one sentence: {texts[number * 7]}"} for number in range(2)]
-    exam.append({"id": "q2", "question": "Which of the following numbers is the smallest prime above two hundred and fifty, and how do you know?"})
+    exam.append({"id": "q2", "question": "Which number is the smallest prime above two hundred and fifty, and how do you know that it is?"})
     for name, items in (("paragraphs.jsonl", rows(texts)), ("exam.jsonl", exam)):
         (args.output_dir / name).write_bytes(b"".join(orjson.dumps(item, option=orjson.OPT_APPEND_NEWLINE) for item in items))
         print(f"{len(items)} rows in {args.output_dir / name}")

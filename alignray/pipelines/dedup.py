@@ -136,8 +136,11 @@ def _batch(block: RowBlock, split: Split, config: InputConfig, is_tokens: bool) 
     columns = [block.column(name) for name in config.text_columns]
     ids = block.column(config.id_column) if config.id_column else None
     scores = block.column(config.score_column) if config.score_column else None
+    if not is_tokens and all(set(map(type, column)) == {str} for column in (*columns, *([ids] if ids else []))) and not scores:
+        texts = columns[0] if len(columns) == 1 else ["\n".join(values) for values in zip(*columns, strict=True)]
+        return TextBatch(np.asarray(block.rows, np.int64), texts, ids, None, rejected, num_read)
     is_text: Callable[[Any], bool] = _is_token_list if is_tokens else _is_text
-    rows, texts, kept_ids, kept_scores = [], [], [], []
+    rows, kept_texts, kept_ids, kept_scores = [], [], [], []
     for place, row in enumerate(block.rows):
         values = [column[place] for column in columns]
         score = scores[place] if scores else None
@@ -153,11 +156,11 @@ def _batch(block: RowBlock, split: Split, config: InputConfig, is_tokens: bool) 
             rejected.append(Rejected(_place_id(split, row), STEP, reason, raw, _evidence(split, row, error=problem)))
             continue
         rows.append(row)
-        texts.append(values[0] if len(values) == 1 else "\n".join(values))
+        kept_texts.append(values[0] if len(values) == 1 else "\n".join(values))
         kept_ids.append(str(ids[place]) if ids else "")
         kept_scores.append(np.nan if score is None else float(score))
     return TextBatch(
-        np.array(rows, np.int64), texts, kept_ids if ids else None, np.array(kept_scores) if scores else None, rejected, num_read,
+        np.array(rows, np.int64), kept_texts, kept_ids if ids else None, np.array(kept_scores) if scores else None, rejected, num_read,
     )
 
 

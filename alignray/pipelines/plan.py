@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 import statistics
@@ -172,7 +173,7 @@ def sample_input(config: WebRJobConfig) -> tuple[list[WebDocument], tuple[int, i
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejected.most_common())
     notes = (f"rejected in the sample: {reasons}",) if reasons else ()
     found, read = sum(pages for pages, _ in densities), sum(size for _, size in densities)
-    size = sum(split.num_bytes for split in splits)
+    size = sum(split.size for split in splits)
     if num_read == len(splits):
         return sample, (found, found, found), notes
     if not size or not read:
@@ -193,26 +194,29 @@ def _head(split: Split, config: WebRJobConfig, limit: int, rejected: Counter[str
                 return pages, _bytes_until(item.offset, split, config), False
         else:
             rejected[item.reason] += 1
-    return pages, split.num_bytes, True
+    return pages, split.size, True
 
 
 def _bytes_until(offset: int, split: Split, config: WebRJobConfig) -> int:
-    """Bytes of the file as stored up to a page's ``offset``: a byte in WARC and WET, a line or row number else."""
+    """Stored bytes of the split up to a page's ``offset``: a byte in WARC and WET, a line or row number of the file else."""
     if split.format in ("warc", "wet"):
-        return offset if offset > 0 else split.num_bytes
+        return offset - split.start if offset > split.start else split.size
+    if split.format == "index":
+        lengths = itertools.accumulate(span.length for span in split.spans)
+        return next((read for span, read in zip(split.spans, lengths, strict=True) if span.offset == offset), split.size)
     with open_input(split.uri, config.ingest.fetch) as raw:
         if split.format == "parquet":
-            return int(split.num_bytes * offset / max(pq.ParquetFile(raw).metadata.num_rows, offset))
+            return max(int(split.num_bytes * offset / max(pq.ParquetFile(raw).metadata.num_rows, offset)) - split.start, 1)
         if split.format == "json":
             num_rows = sum(1 for row in iter_json(raw, Columns("", None, None), max_bytes=split.num_bytes) if isinstance(row, Row))
             return int(split.num_bytes * offset / max(num_rows, offset))
-        return _bytes_until_line(raw, offset)
+        return _bytes_until_line(raw, offset - split.rows_before, split.start)
 
 
-def _bytes_until_line(raw: BinaryIO, number: int) -> int:
-    """Stored bytes of the first lines; those of a compressed file by their share of what a longer stretch unpacks to."""
+def _bytes_until_line(raw: BinaryIO, number: int, start: int) -> int:
+    """Stored bytes of the first lines from ``start``; those of a compressed file by their share of what a longer stretch unpacks to."""
     lines = seen = used = 0
-    for item in decoded(raw):
+    for item in decoded(raw, start=start):
         if isinstance(item, Damage) or (used and seen > used + UNPACKED):
             break
         if not used:
@@ -221,4 +225,4 @@ def _bytes_until_line(raw: BinaryIO, number: int) -> int:
                 used = seen + ends[number - lines - 1]
             lines += len(ends)
         seen += len(item.data)
-    return round(raw.tell() * (used or seen) / max(seen, 1))
+    return round((raw.tell() - start) * (used or seen) / max(seen, 1))

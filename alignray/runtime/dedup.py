@@ -61,7 +61,7 @@ def find_clusters(
     Raises:
         ConfigError: an earlier table cannot be compared with, or there are too many rows.
     """
-    job = replace(_numbered(root, config, work, against, only), limits=limits or Limits())
+    job = _numbered(root, config, work, against, only, limits or Limits())
     log = job.log
     stage = f"{work}-{CLUSTERS}-done"
     if ONE not in log.names(stage):
@@ -78,7 +78,7 @@ def find_clusters(
 
 
 def _numbered(
-    root: str, config: MinHashConfig, work: str, against: Sequence[str], only: Mapping[str, npt.NDArray[np.int64]] | None
+    root: str, config: MinHashConfig, work: str, against: Sequence[str], only: Mapping[str, npt.NDArray[np.int64]] | None, limits: Limits
 ) -> Linking:
     parts: list[Part] = []
     struck: list[npt.NDArray[np.uint32]] = [np.empty(0, np.uint32)]
@@ -97,7 +97,7 @@ def _numbered(
             first += part.num_rows
     if first > linking.MAX_ROWS - NUM_SAMPLES:
         raise ConfigError(f"{first:,} rows are too many for one pass; dedup parts of them first, and the results against each other")
-    return Linking(root, work, config, tuple(parts), first, np.concatenate(struck))
+    return Linking(root, work, config, tuple(parts), first, np.concatenate(struck), limits)
 
 
 def _check_comparable(place: str, commits: Sequence[Any], config: MinHashConfig) -> None:

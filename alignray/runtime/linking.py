@@ -98,7 +98,7 @@ class Linking:
     """Rows that are not planted."""
     struck: Numbers
     """Numbers, sorted, of rows that are left out: the second commits of one row."""
-    limits: Limits = Limits()
+    limits: Limits
 
     def stage(self, name: str) -> str:
         return f"{self.work}-{name}"

@@ -124,7 +124,7 @@ class _Signer:
             "rejects": ("rejects", table_of(Rejected, self._rejected)),
         }
         name = f"{self._split_id}-{self._number:05d}"
-        self._log.write(SIGNATURES, name, contents, counts, {"split": self._split_id, "minhash": facts_of(self._config)})
+        self._log.write(SIGNATURES, name, contents, counts, {"split": self._split_id, "minhash": facts_of(self._config)}, run_rows=MAX_ROWS)
         self._told["signed"] += len(table)
         self._told["rejected"] += len(self._rejected)
         self._batches, self._hits, self._rejected = [], [], []

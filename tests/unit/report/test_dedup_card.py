@@ -48,7 +48,8 @@ def test_the_card_tells_what_was_removed_why_and_how_surely(tmp_path: Path) -> N
     assert front["size_categories"] == ["n<1K"]
     for told in (
         "571 of 724 rows", "word 5-grams", "| near\\_duplicate | 101 |", "| empty\\_text | 1 |", "17 bands of 4 signature values",
-        "297 were found", "The text belongs to its sources", "gsm8k 5", "**are still in the data**", "3 items are too short", "7 rows of earlier runs", "seed: 0",
+        "297 were found", "The text belongs to its sources", "gsm8k 5", "**are still in the data**", "3 items are too short",
+        "7 rows of earlier runs", "seed: 0",
     ):
         assert told in body, told
     assert "<script>" not in body and "<b>" not in body
