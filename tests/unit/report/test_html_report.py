@@ -170,8 +170,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_huge_texts_do_not_make_a_huge_page(tmp_path: Path) -> None:
-    rows = [replace(row, messages=(row.messages[0], Message("assistant", "x" * 2_000_000))) for row in make_rows(14)]
-    (tmp_path / "config.yaml").write_text("note: " + "y" * 3_000_000)
+    rows = [replace(row, messages=(row.messages[0], Message("assistant", "x" * 400_000))) for row in make_rows(14)]
+    (tmp_path / "config.yaml").write_text("note: " + "y" * 1_000_000)
     write_parts(tmp_path, rows)
     report = write_report(tmp_path)
     assert report.stat().st_size < 600_000
