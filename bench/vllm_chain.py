@@ -42,6 +42,8 @@ ROOT = Path(__file__).parents[1]
 MARK, CHAT_MARK = 1.5, 0.9
 PAGE_TOKENS, ANSWER_TOKENS, BLOCK = 512, 16, 32
 UNDER_WAY = 8
+CHAT_REQUESTS = 48
+"""Of the chain's requests, taken evenly for (b)."""
 Steps = Sequence[PromptStep[Any, Any]]
 
 
@@ -198,7 +200,8 @@ async def measure(config: VLLMConfig, pages: list[WebDocument], layout: Any, *, 
     from vllm import LLM
 
     arguments = engine_arguments(config)
-    requests = sorted(chain[0].requests, key=lambda request: request.messages[0].content)[:: 2 if quick else 1]
+    requests = sorted(chain[0].requests, key=lambda request: request.messages[0].content)
+    requests = requests[:: max(1, len(requests) // CHAT_REQUESTS)]
     llm = await asyncio.to_thread(lambda: LLM(**arguments))
     await asyncio.to_thread(ask_theirs, llm, requests[:4])
     ours, theirs = await alternate(
@@ -221,13 +224,13 @@ async def measure(config: VLLMConfig, pages: list[WebDocument], layout: Any, *, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="24 pages once in place of 300 in both orders")
+    parser.add_argument("--quick", action="store_true", help="24 pages once in place of 100 in both orders")
     parser.add_argument("--pages", type=int, help="pages in place of that")
     parser.add_argument("--layout", choices=("doc_first", "random"), default="doc_first", help="webr.layout")
     parser.add_argument("--model", default=str(ROOT / ".venv-vllm" / "models" / "SmolLM2-135M-Instruct"))
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("ALIGNRAY_DATA") or ROOT.parent / "shared" / "data"))
     given = parser.parse_args()
-    num_pages = given.pages or (24 if given.quick else 300)
+    num_pages = given.pages or (24 if given.quick else 100)
     # room for the records under way (page, prompt and answer of the longest step, and a quarter more), not for the corpus
     blocks = UNDER_WAY * (PAGE_TOKENS + 256) * 5 // 4 // BLOCK
     config = VLLMConfig(

@@ -13,6 +13,8 @@ import difflib
 import itertools
 import logging
 import os
+import re
+import stat
 import threading
 import time
 import uuid
@@ -301,6 +303,7 @@ class VLLMEngine:
         with _launching:
             resource_tracker.ensure_running()  # this process' own helper, started here so that it does not bear the mark
             watch = orphans.watch(mark)
+            log_end = _stderr_size()
             os.environ[orphans.VARIABLE] = mark
             try:
                 llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), stat_loggers=[heartbeat])
@@ -309,13 +312,32 @@ class VLLMEngine:
                 orphans.kill(mark)
                 watch.kill()
                 watch.wait()
-                raise EngineDown(_describe(self.config, err)) from err
+                raise EngineDown(_describe(self.config, err, _cause_since(log_end))) from err
             finally:
                 del os.environ[orphans.VARIABLE]
 
 
-def _describe(config: VLLMConfig, err: Exception) -> str:
-    """Why a model did not load, in one line; what happened inside the core's process only its log knows."""
-    said = " ".join(str(err).split())[:1000] or type(err).__name__
-    where = "see the actor's log for the cause" if "ore initialization failed" in said else "correct the engine's config"
-    return f"engine vllm cannot load {config.model!r}: {said}; {where}, then resume"
+def _describe(config: VLLMConfig, err: Exception, cause: str) -> str:
+    """Why a model did not load, in one line; ``cause`` is what the core's own process said of it."""
+    said = " ".join((cause or str(err)).split())[:1000] or type(err).__name__
+    return f"engine vllm cannot load {config.model!r}: {said}; correct the engine's config (the actor's log has more), then resume"
+
+
+_LAST_WORDS = re.compile(rb"^(?:\([^)]*\) )?((?:\w+\.)*\w*(?:Error|Exception): .+)$", re.MULTILINE)
+
+
+def _stderr_size() -> int | None:
+    """Where this process' error output ends, if it is a file, as it is in a Ray worker."""
+    status = os.fstat(2)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _cause_since(end: int | None) -> str:
+    """The last error that the model's processes, which share our error output, ended with; nothing where it is no file."""
+    if end is None:
+        return ""
+    with open("/proc/self/fd/2", "rb") as log:  # noqa: PTH123  # a file that is open already, by its number
+        log.seek(end)
+        errors: list[bytes] = _LAST_WORDS.findall(log.read())
+    told = [error for error in errors if b"ore initialization failed" not in error]
+    return told[-1].decode(errors="replace") if told else ""

@@ -157,6 +157,23 @@ def test_a_setting_that_cannot_work_is_told_before_anything_is_loaded(config: VL
     assert "cannot load" in message(max_model_len=1 << 20) and "max_model_len" in message(max_model_len=1 << 20)
 
 
+def test_a_model_that_does_not_fit_says_why_and_leaves_nothing_behind(model_dir: Path, tmp_path: Path) -> None:
+    script = tmp_path / "load.py"
+    script.write_text(f"""
+import asyncio
+from alignray.engine import VLLMConfig, build_engine
+
+if __name__ == "__main__":
+    too_small = {{"num_gpu_blocks_override": 2}}
+    asyncio.run(build_engine(VLLMConfig(model={str(model_dir)!r}, enforce_eager=True, max_model_len=1024, engine_args=too_small)).start())
+""")
+    with (tmp_path / "log").open("wb") as log:  # as in a Ray worker, whose output is a file
+        done = subprocess.run([sys.executable, str(script)], stdout=log, stderr=log, cwd=ROOT, timeout=300, check=False)
+    last = (tmp_path / "log").read_text().strip().splitlines()
+    [told] = [line for line in last if line.startswith("alignray.errors.EngineDown: ")]
+    assert done.returncode == 1 and "ValueError: To serve at least one request with the model's max seq len (1024)" in told
+
+
 def test_the_model_does_not_outlive_the_process_that_loaded_it(config: VLLMConfig, tmp_path: Path) -> None:
     code = f"""
 import asyncio, time
