@@ -30,7 +30,7 @@ from alignray.io.tables import RowBlock, read_blocks
 from alignray.pipelines.dedup_config import DecontaminationConfig, DedupJobConfig, InputConfig, identity_of
 from alignray.pipelines.inspect_run import rewrite_report, run_facts
 from alignray.pipelines.watch import Watch
-from alignray.runtime.dedup import Clusters, find_clusters
+from alignray.runtime.dedup import Clusters, check_comparable, find_clusters
 from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.signatures import SIGNATURES, STEP, TextBatch, sign_stage
 from alignray.runtime.stages import each
@@ -69,6 +69,7 @@ def deduplicate(config: DedupJobConfig, *, new_run: bool = False, console: Conso
     """
     console = console or Console(stderr=True)
     splits = config.input.splits()
+    check_comparable(config.against, config.minhash)
     index = _benchmarks(config.decontamination, config.input.fetch)
     folder = RunFolder(config.run_dir)
     identity = {"config": identity_of(config), "inputs": {split.uri: split.num_bytes for split in splits}}

@@ -45,7 +45,7 @@ from alignray.pipelines.webr_account import (
 from alignray.pipelines.webr_config import WebRJobConfig
 from alignray.report.analysis import analyze
 from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
-from alignray.runtime.dedup import find_clusters
+from alignray.runtime.dedup import check_comparable, find_clusters
 from alignray.runtime.index import Index, index_of
 from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
 from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
@@ -98,6 +98,7 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
     console = console or Console(stderr=True)
     steps = webr.webr_steps(config.webr, seed=config.seed, prompts_dir=config.prompts.dir)
     check_roles([*steps, *(webr.rating_steps(config.prompts.dir) if config.analysis.num_rated else [])], config.engines, config.roles)
+    check_comparable(config.dedup.against, config.dedup)
     splits = list_splits(config.ingest)
     folder = RunFolder(config.run_dir)
     manifest = folder.begin(config.model_dump(mode="json"), run_identity(config, splits), run_facts("webr"), new_run=new_run)

@@ -61,6 +61,7 @@ def find_clusters(
     Raises:
         ConfigError: an earlier table cannot be compared with, or there are too many rows.
     """
+    check_comparable(against, config)
     job = _numbered(root, config, work, against, only, limits or Limits())
     log = job.log
     stage = f"{work}-{CLUSTERS}-done"
@@ -85,8 +86,6 @@ def _numbered(
     first = 0
     for place in (*against, root):
         commits = [commit for commit in CommitLog(Storage(place)).read(SIGNATURES) if "rows" in commit.files]
-        if place != root:
-            _check_comparable(place, commits, config)
         for commit in commits:
             part = Part(place, SIGNATURES, commit.name, first, commit.counts["kept"], commit.counts["shingles"])
             if only is not None and place == root:
@@ -100,19 +99,29 @@ def _numbered(
     return Linking(root, work, config, tuple(parts), first, np.concatenate(struck), limits)
 
 
-def _check_comparable(place: str, commits: Sequence[Any], config: MinHashConfig) -> None:
-    if not commits:
-        raise ConfigError(f"against: {place} has no signature table; name the run folder of an earlier dedup or webr run")
-    known, wanted = commits[0].extra["minhash"], facts_of(config)
-    if known != wanted:
-        changes = ", ".join(f"{name} {known.get(name)} there, {value} here" for name, value in wanted.items() if known.get(name) != value)
-        raise ConfigError(f"against: the signatures of {place} do not compare with this run's ({changes}); use its minhash settings")
+def check_comparable(against: Sequence[str], config: MinHashConfig) -> None:
+    """Whether the signature tables of earlier runs can be compared with.
+
+    Raises:
+        ConfigError: a folder has none, or one of other settings.
+    """
+    for place in against:
+        log = CommitLog(Storage(place))
+        name = next(iter(log.names(SIGNATURES)), None)
+        if name is None:
+            raise ConfigError(f"against: {place} has no signature table; name the run folder of an earlier dedup or webr run")
+        known, wanted = log.one(SIGNATURES, name).extra["minhash"], facts_of(config)
+        if known != wanted:
+            changes = ", ".join(f"{key} {known.get(key)} there, {value} here" for key, value in wanted.items() if known.get(key) != value)
+            raise ConfigError(f"against: the signatures of {place} do not compare with this run's ({changes}); use its minhash settings")
 
 
 def _plant(job: Linking, num_planted: int, seed: int, item: str) -> dict[str, int]:
     """Copies of known Jaccard similarity to some rows, as a part of the table that comes after all others."""
     found: list[pa.Table] = []
     for part in job.own_parts:
+        if part.root != job.root:
+            continue
         log = CommitLog(Storage(part.root))
         samples = log.table(log.one(part.stage, part.name), "samples")
         if samples is None:
