@@ -133,14 +133,37 @@ def recall_of(folder: Path, num_rows: int) -> float:
 
 
 def chart(results: list[dict[str, float]], path: Path) -> None:
-    """Time and memory against rows, as a small SVG."""
-    import altair
+    """Time and memory against rows on one chart, as an SVG: each axis from 0, so that a straight line is linear and a level one flat."""
+    width, height, left, right, top, bottom = 560, 300, 60, 60, 30, 40
+    limits = {"rows": max(r["rows"] for r in results), "seconds": max(r["seconds"] for r in results) * 1.05, "peak_gib": GIB_MARK}
 
-    data = altair.Data(values=results)
-    base = altair.Chart(data).encode(x=altair.X("rows:Q", title="rows"))
-    seconds = base.mark_line(point=True).encode(y=altair.Y("seconds:Q", title="seconds"))
-    memory = base.mark_line(point=True).encode(y=altair.Y("peak_gib:Q", title="peak memory, GiB", scale=altair.Scale(zero=True)))
-    altair.hconcat(seconds.properties(width=260, height=180), memory.properties(width=260, height=180)).save(path)
+    def at(result: dict[str, float], name: str) -> tuple[float, float]:
+        x = left + (width - left - right) * result["rows"] / limits["rows"]
+        return x, height - bottom - (height - top - bottom) * result[name] / limits[name]
+
+    drawn = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<path d="M{left} {top}V{height - bottom}H{width - right}V{top}" fill="none" stroke="#888"/>',
+        f'<text x="{width / 2}" y="{height - 6}" text-anchor="middle">rows</text>',
+    ]
+    for name, color, title, tick_x, sides in (
+        ("seconds", "#0b6e99", "seconds (left)", left - 6, ("end", "start")),
+        ("peak_gib", "#b5471b", "peak memory, GiB (right)", width - right + 6, ("start", "end")),
+    ):
+        places = [at(result, name) for result in results]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        drawn.append(f'<g fill="{color}"><polyline fill="none" stroke="{color}" stroke-width="2" points="{line}"/>')
+        drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in places]
+        for share in (0, 0.5, 1):
+            y = height - bottom - (height - top - bottom) * share + 4
+            drawn.append(f'<text x="{tick_x}" y="{y:.0f}" text-anchor="{sides[0]}">{limits[name] * share:.3g}</text>')
+        title_x = left if sides[1] == "start" else width - right
+        drawn.append(f'<text x="{title_x}" y="{top - 12}" text-anchor="{sides[1]}">{title}</text></g>')
+    for result in results[1:]:
+        x = at(result, "seconds")[0]
+        drawn.append(f'<text x="{x:.0f}" y="{height - bottom + 15}" text-anchor="middle">{result["rows"]:.0e}</text>')
+    path.write_text("\n".join([*drawn, "</svg>\n"]))
 
 
 def main() -> None:
