@@ -4,23 +4,32 @@ Each record is read, gets its draws, walks WebR's whole chain (3 or 4 calls to a
 before it is used) and is committed to a part. The rate is what each further row costs, from one size to the next; what
 the stage takes to start its actors is printed beside it, and Ray itself is up before the clock starts.
 
-    python bench/runtime_rows.py [--quick] [--sizes 1000,10000,100000]
+With --raylets N the cluster is a head without CPUs and N raylets of one CPU each, on this machine. The driver's memory is its
+resident set, largest during a size less that before it.
+
+    python bench/runtime_rows.py [--quick] [--sizes 1000,10000,100000] [--raylets 3]
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import itertools
 import json
+import os
 import platform
 import random
 import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from alignray.io.run_folder import RunFolder
@@ -72,21 +81,69 @@ def seconds_for(count: int, folder: Path) -> float:
     return took
 
 
+@contextlib.contextmanager
+def cluster(raylets: int) -> Iterator[str | None]:
+    """The address of a head without CPUs with so many raylets; None for 0, a plain local Ray."""
+    if not raylets:
+        yield None
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(raylets):
+            nodes.add_node(num_cpus=1, object_store_memory=300 << 20)
+        yield nodes.address
+    finally:
+        nodes.shutdown()
+
+
+class DriverMemory:
+    """Growth of this process' resident set while it is entered, in bytes."""
+
+    def __enter__(self) -> DriverMemory:
+        gc.collect()
+        process = psutil.Process()
+        self._before = self._peak = process.memory_info().rss
+        self._ended = threading.Event()
+
+        def watch() -> None:
+            while not self._ended.wait(0.1):
+                self._peak = max(self._peak, process.memory_info().rss)
+
+        self._thread = threading.Thread(target=watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def growth(self) -> int:
+        return self._peak - self._before
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="1,000 and 10,000 rows")
     parser.add_argument("--sizes", default="1000,10000,100000")
+    parser.add_argument("--raylets", type=int, default=0)
     given = parser.parse_args()
     sizes = [1000, 10_000] if given.quick else [int(size) for size in given.sizes.split(",")]
     print(f"Python {platform.python_version()}, ray {version('ray')}, alignray {version('alignray')}")
     folder = Path(tempfile.mkdtemp(prefix="alignray-bench-"))
-    took = {}
+    took, grown = {}, {}
     try:
-        with ray_session(RuntimeConfig()):
+        with cluster(given.raylets) as address, ray_session(RuntimeConfig(address=address)):
             seconds_for(300, folder)  # warm-up: code is imported and compiled
             for size in sizes:
-                took[size] = seconds_for(size, folder)
-                print(f"{size:>9,} rows in {took[size]:7.2f} s, start-up included: {size / took[size]:>8,.0f} rows/s")
+                with DriverMemory() as memory:
+                    took[size] = seconds_for(size, folder)
+                grown[size] = memory.growth
+                print(f"{size:>9,} rows in {took[size]:7.2f} s, start-up included: {size / took[size]:>8,.0f} rows/s; "
+                      f"driver grew by {memory.growth / 2**20:.0f} MiB")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     rates = {}
@@ -98,6 +155,7 @@ def main() -> None:
     print(json.dumps({
         "bench": "runtime_rows", "ratio": round(min(rates.values()) / MARK, 3), "mark": 1, "ok": min(rates.values()) >= MARK,
         "rows_per_s": {str(size): round(rate) for size, rate in rates.items()}, "start_up_s": round(start_up, 1),
+        "driver_growth_mib": {str(size): round(growth / 2**20) for size, growth in grown.items()}, "raylets": given.raylets,
         "with_start_up": {str(size): round(size / seconds) for size, seconds in took.items()},
     }))
 

@@ -52,6 +52,12 @@ def index_of(root: str, stage: str, columns: dict[str, Callable[[pa.Table], pa.A
     first = [position for position, row_id in enumerate(ids) if position == 0 or row_id != ids[position - 1]]
     table = table.take(first)
     return Index(
-        table["row_id"].to_pylist(), table["part"].to_pylist(), table["row"].to_numpy(),
-        {name: table[name].to_pylist() for name in columns},
+        table["row_id"].to_pylist(), _values(table["part"]), table["row"].to_numpy(), {name: _values(table[name]) for name in columns},
     )
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Python values, equal ones as one object: there are few."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    return [values[place] for place in encoded.indices.to_pylist()]
