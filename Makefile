@@ -1,14 +1,18 @@
-# make demo | make test | make check | make bench; each sets up .venv first. make test-vllm sets up .venv-vllm.
+# make demo | make test | make chaos | make check | make bench; each sets up .venv first. make test-vllm sets up .venv-vllm, make test-openrlhf .venv-openrlhf.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= demo
 INPUT ?=
 PEERS := .venv-peers
+TEXT_DEDUP := .venv-peers-text-dedup
+# text-dedup needs Python 3.12; without one the bench leaves it out
+PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python3.12) python3.12)
 VLLM := .venv-vllm
+OPENRLHF := .venv-openrlhf
 SMOLLM2 := $(VLLM)/models/SmolLM2-135M-Instruct
 
-.PHONY: demo setup weights test unit check bench clean test-vllm bench-vllm
+.PHONY: demo setup weights test unit chaos check bench clean test-vllm bench-vllm test-openrlhf
 
 # WebR on the sample crawl (or INPUT=FILE.warc.gz) with the embedded model; prints where the report is
 demo: $(VENV)/.weights
@@ -38,7 +42,11 @@ unit: setup
 	$(BIN)/python -m pytest tests/unit -n 2
 
 test: unit
-	$(BIN)/python -m pytest tests/ray tests/browser
+	$(BIN)/python -m pytest tests/ray tests/browser tests/chaos
+
+# 50 schedules of seeded kills and outages on a small cluster (about 40 minutes); CHAOS_FLAGS="--only 7 --seed 1" plays one
+chaos: setup
+	$(BIN)/python -m tests.chaos.run $(CHAOS_FLAGS)
 
 # the in-process vLLM engine for real, on the CPU
 test-vllm: $(SMOLLM2)/model.safetensors
@@ -63,16 +71,32 @@ $(SMOLLM2)/model.safetensors: $(VLLM)/.setup scripts/smollm2_hf.py
 	$(VLLM)/bin/python scripts/smollm2_hf.py $(SMOLLM2)
 	touch $@
 
+# exports through OpenRLHF's own parser and dataset classes, on the CPU; tests/openrlhf says what is stood in for
+test-openrlhf: setup $(OPENRLHF)/.setup
+	ALIGNRAY_REQUIRE_OPENRLHF=1 ALIGNRAY_OPENRLHF_ENV=$(abspath $(OPENRLHF)) $(BIN)/python -m pytest tests/openrlhf
+
+# --no-deps: OpenRLHF pins ray 2.55, deepspeed and flash-attn (CUDA); what its data side imports is named instead (1.5 GB, 1 minute)
+$(OPENRLHF)/.setup: constraints-openrlhf.txt
+	$(PYTHON) -m venv $(OPENRLHF)
+	$(OPENRLHF)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-openrlhf.txt torch
+	$(OPENRLHF)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-openrlhf.txt \
+	  transformers datasets jsonlines loralib optree pylatexenc sympy torchdata torchmetrics
+	$(OPENRLHF)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-openrlhf.txt --no-deps openrlhf
+	touch $@
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup $(PEERS)/.setup
+bench: setup $(PEERS)/.setup $(TEXT_DEDUP)/.setup
 	$(BIN)/python bench/runtime_rows.py $(BENCH_FLAGS)
 	$(BIN)/python bench/endpoint.py --through ray $(BENCH_FLAGS)
 	$(BIN)/python bench/warc_to_text.py --peer-python $(PEERS)/bin/python $(BENCH_FLAGS)
-	$(BIN)/python bench/dedup_text.py $(BENCH_FLAGS)
+	$(BIN)/python bench/dedup_text.py --datatrove-python $(PEERS)/bin/python --text-dedup-python $(TEXT_DEDUP)/bin/python $(BENCH_FLAGS)
+	$(BIN)/python bench/dedup_scale.py $(BENCH_FLAGS)
+	$(BIN)/python bench/extraction.py $(BENCH_FLAGS)
+	$(BIN)/python bench/ingest_memory.py $(BENCH_FLAGS)
 	$(BIN)/python bench/resume.py $(BENCH_FLAGS)
 
 # peers that do not live beside our pins
@@ -81,5 +105,10 @@ $(PEERS)/.setup: bench/peers.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers.txt
 	touch $@
 
+# allowed to fail, so that a machine without Python 3.12 still runs the bench
+$(TEXT_DEDUP)/.setup: bench/peers_text_dedup.txt
+	-$(PYTHON312) -m venv $(TEXT_DEDUP) && \
+	  $(TEXT_DEDUP)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers_text_dedup.txt && touch $@
+
 clean:
-	rm -rf $(VENV) $(PEERS) $(VLLM) runs
+	rm -rf $(VENV) $(PEERS) $(TEXT_DEDUP) $(VLLM) $(OPENRLHF) runs
