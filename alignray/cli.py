@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from alignray.errors import AlignrayError, ConfigError, EngineDown, EngineError, RecordError, ResumeError
+from alignray.errors import AlignrayError, ConfigError, EngineDown, EngineError, RecordError, ResumeError, StorageError
+from alignray.untrusted import printable, storable
 
 if TYPE_CHECKING:
     from alignray.pipelines import dedup
     from alignray.pipelines.plan import Plan
     from alignray.pipelines.webr import Outcome
+    from alignray.runtime.submit import Job, JobOutcome
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -84,6 +86,31 @@ def plan_command(
         _emit(_plain(plan)) if as_json else _print_plan(plan)
 
 
+@app.command("submit")
+def submit_command(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="webr or dedup", show_default=False)], config: Config,
+    address: Annotated[str, typer.Option(
+        "--address", metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], show_default=False,
+        help="The cluster's dashboard, such as http://HEAD:8265",
+    )],
+    set_: Sets = None, run: RunDir = None, new_run: NewRun = False,
+    env: Annotated[list[str] | None, typer.Option("--env", metavar="NAME", help="Environment variable the cluster must have set")] = None,
+    pip: Annotated[bool, typer.Option("--pip", help="Have Ray install the locked requirements first (minutes)")] = False,
+    max_mb: Annotated[float, typer.Option("--max-mb", min=0, help="Refuse to send more than this")] = 50,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job")] = False, as_json: Json = False,
+) -> None:
+    """A run as a Ray job: checked here, sent, its log followed. Submitting again with the same run folder goes on."""
+    with _exits(as_json):
+        from alignray.pipelines.jobs import job_config
+        from alignray.runtime.submit import submit
+
+        loaded = _loaded(job_config(method), config, set_, run)
+        job = submit(method, loaded, address=address, new_run=new_run, env=env or (), pip=pip, max_bytes=int(max_mb * 1e6))
+        outcome = _followed(job, no_wait=no_wait, as_json=as_json)
+        _emit(_plain(outcome)) if as_json else _print_job(outcome)
+        raise typer.Exit(outcome.exit_code)
+
+
 @app.command("status")
 def status_command(run: RunFolderArgument, as_json: Json = False) -> None:
     """How a run stands, from its files alone."""
@@ -100,7 +127,7 @@ def report_command(run: RunFolderArgument) -> None:
     with _exits(False):
         from alignray.pipelines.inspect_run import rewrite_report
 
-        typer.echo(rewrite_report(run))
+        typer.echo(printable(rewrite_report(run)))
 
 
 @app.command("trace")
@@ -116,13 +143,13 @@ def trace_command(run: RunFolderArgument, row_id: Annotated[str, typer.Argument(
 def export_command(
     run: RunFolderArgument,
     format_: Annotated[str, typer.Argument(metavar="FORMAT", help=EXPORTS)],
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="File to write", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; openrlhf: a folder, with launch files", show_default=False)],
 ) -> None:
     """The finished rows in another trainer's format."""
     with _exits(False):
         from alignray.io.export import export
 
-        typer.echo(f"{export(run, format_, out):,} rows in {out}")
+        typer.echo(printable(f"{export(run, format_, out):,} rows in {out}"))
 
 
 def _loaded(kind: Any, path: Path, overrides: list[str] | None, run: str | None) -> Any:
@@ -153,7 +180,7 @@ class _exits:  # noqa: N801  reads as "with exits"
             _fail(f"stopped; {AGAIN}", 130, self._as_json)
         if isinstance(error, ConfigError | RecordError | ResumeError):
             _fail(str(error), BAD_INPUT, self._as_json)
-        if isinstance(error, EngineDown):
+        if isinstance(error, EngineDown | StorageError):
             _fail(f"{error}; what was done is kept, {AGAIN}", FAILED, self._as_json)
         if isinstance(error, EngineError | AlignrayError):
             _fail(str(error), FAILED, self._as_json)
@@ -161,8 +188,8 @@ class _exits:  # noqa: N801  reads as "with exits"
 
 def _fail(message: str, code: int, as_json: bool) -> NoReturn:
     if as_json:
-        _emit({"status": "failed", "message": message})
-    typer.echo(f"alignray: {message}", err=True)
+        _emit({"status": "failed", "message": storable(message)})
+    typer.echo(f"alignray: {printable(message)}", err=True)
     sys.stdout.flush()
     raise typer.Exit(code)
 
@@ -176,12 +203,18 @@ def _plain(value: Any) -> Any:
 def _emit(value: Any) -> None:
     import orjson
 
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    typer.echo(printable(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()))
+
+
+def _shown(text: object) -> str:
+    """Somebody else's text for a rich console."""
+    from rich.markup import escape
+
+    return escape(printable(str(text)))
 
 
 def _print_outcome(outcome: Outcome) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -196,29 +229,28 @@ def _print_outcome(outcome: Outcome) -> None:
     branches = ", ".join(f"{count:,} web-as-{name}" for name, count in outcome.branches.items())
     console.print(f"\n[bold]{outcome.rows:,} rows kept[/] ({branches})", highlight=False)
     for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
-        console.print(f"  {count:>7,}  {escape(reason)}", highlight=False)
+        console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
     console.print(f"tokens    {outcome.usage['tokens']:,}   USD {outcome.usage['usd']:.4f}", highlight=False)
-    console.print(f"report    {outcome.report}", highlight=False, soft_wrap=True)
-    console.print(f"dataset   {outcome.run_dir}/parts", highlight=False, soft_wrap=True)
+    console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    console.print(f"dataset   {_shown(outcome.run_dir)}/parts", highlight=False, soft_wrap=True)
     if outcome.status == "stopped_at_budget":
-        console.print(f"[yellow]stopped at the budget[/]: {outcome.message}; raise it and run again to go on", soft_wrap=True)
+        console.print(f"[yellow]stopped at the budget[/]: {_shown(outcome.message)}; raise it and run again to go on", soft_wrap=True)
     elif outcome.status == "failed":
-        console.print(f"[red]stopped[/]: {escape(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
+        console.print(f"[red]stopped[/]: {_shown(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
     elif outcome.status == "empty":
         console.print("[yellow]finished, and no row was kept[/]: see the reasons above", highlight=False)
     elif outcome.message:
-        console.print(f"[yellow]fewer rows than wanted[/]: {outcome.message}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]fewer rows than wanted[/]: {_shown(outcome.message)}", highlight=False, soft_wrap=True)
 
 
 def _print_dedup(outcome: dedup.Outcome) -> None:
     from rich.console import Console
-    from rich.markup import escape
 
     console = Console()
     stats, quality = outcome.stats, outcome.stats["quality"]
     console.print(f"[bold]{outcome.kept:,} of {outcome.rows:,} rows kept[/], {stats['clusters']:,} clusters", highlight=False)
     for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
-        console.print(f"  {count:>9,}  {escape(reason)}", highlight=False)
+        console.print(f"  {count:>9,}  {_shown(reason)}", highlight=False)
     console.print(
         f"threshold {stats['threshold']:g}, {stats['bands']} bands of {stats['rows_per_band']}; {stats['candidates']:,} candidate pairs, "
         f"{stats['verified']:,} verified; {stats['capped']:,} capped buckets", highlight=False, soft_wrap=True,
@@ -232,14 +264,35 @@ def _print_dedup(outcome: dedup.Outcome) -> None:
             ), highlight=False, soft_wrap=True,
         )
     for name, count in outcome.contaminated.items():
-        console.print(f"{count:,} rows share words with {escape(name)}: {outcome.run_dir}/hits", highlight=False, soft_wrap=True)
+        console.print(f"{count:,} rows share words with {_shown(name)}: {_shown(outcome.run_dir)}/hits", highlight=False, soft_wrap=True)
     if outcome.retracted:
         where = f"{outcome.run_dir}/retracted"
-        console.print(f"{outcome.retracted:,} rows of earlier runs are replaced: {where}", highlight=False, soft_wrap=True)
+        console.print(f"{outcome.retracted:,} rows of earlier runs are replaced: {_shown(where)}", highlight=False, soft_wrap=True)
     for warning in outcome.warnings:
-        console.print(f"[yellow]warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
-    console.print(f"report    {outcome.report}", highlight=False, soft_wrap=True)
-    console.print(f"rows      {outcome.run_dir}/parts", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]warning[/]: {_shown(warning)}", highlight=False, soft_wrap=True)
+    console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    console.print(f"rows      {_shown(outcome.run_dir)}/parts", highlight=False, soft_wrap=True)
+
+
+def _followed(job: Job, *, no_wait: bool, as_json: bool) -> JobOutcome:
+    from alignray.runtime.submit import JobOutcome, follow
+
+    size = f"{job.num_bytes / 1e6:.1f} MB"
+    typer.echo(f"job {job.submission_id} sent to {job.address} ({size}), run folder {job.run_dir}", err=True)
+    if no_wait:
+        return JobOutcome(job.submission_id, job.run_dir, "submitted", DONE)
+    try:
+        return follow(job, lambda text: typer.echo(text, nl=False, err=as_json))
+    except KeyboardInterrupt:
+        look, stop = (f"ray job {verb} {job.submission_id} --address {job.address}" for verb in ("logs --follow", "stop"))
+        message = f"job {job.submission_id} goes on; look again: {look}; how it stands: alignray status {job.run_dir}; stop it: {stop}"
+        _fail(message, 130, as_json)
+
+
+def _print_job(outcome: JobOutcome) -> None:
+    message = f" ({printable(outcome.message)})" if outcome.message else ""
+    typer.echo(f"job        {outcome.submission_id} {outcome.status}{message}")
+    typer.echo(f"run folder {printable(outcome.run_dir)}")
 
 
 def _print_plan(plan: Plan) -> None:
@@ -260,7 +313,7 @@ def _print_plan(plan: Plan) -> None:
     interval = f"90 % interval {_usd(plan.low_usd)} to {_usd(plan.high_usd)}"
     console.print(f"USD {_usd(plan.usd)}, {interval}; from {plan.sampled_pages} pages", highlight=False)
     for note in plan.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {_shown(note)}", highlight=False)
 
 
 def _usd(amount: float) -> str:
@@ -284,7 +337,7 @@ def _print_table_4_5(config: Any, as_json: bool) -> None:
 
 def _print_status(status: dict[str, Any]) -> None:
     for key, value in status.items():
-        typer.echo(f"{key:<12} {value}")
+        typer.echo(printable(f"{key:<12} {value}"))
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import difflib
 import hashlib
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import orjson
 import pydantic
@@ -19,13 +19,26 @@ from alignray.errors import ConfigError
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 _SECRET = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
-_HARMLESS = re.compile(r"_env$|tokens(_key)?$|^tokens|_tokens")
+_HARMLESS = re.compile(r"_env$|tokens(_key)?$|^tokens|_tokens|token_ids?$")
+_SECRET_IN_QUERY = re.compile(r"key|token|secret|passw|pwd|auth|credential|signature|(^|[-_])sig$", re.IGNORECASE)
+_LOGIN = re.compile(r"://[^/?#\s@]*:[^/?#\s]*@")
+_UNFIT = re.compile("[\x00\ud800-\udfff]")
 
 
 class Config(pydantic.BaseModel):
     """Base of every config part. A field's meaning stands right under it."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @pydantic.model_validator(mode="after")
+    def _texts_are_fit(self) -> Self:
+        for name, value in self.__dict__.items():
+            for text in _texts(value):
+                if _UNFIT.search(text):
+                    raise ValueError(f"{name} holds {text!r}, and a NUL or half a surrogate pair is no text; write it without")
+                if _LOGIN.search(text):
+                    raise ValueError(f"{name} holds a URL with a password; leave it out: credentials come from the store's own environment")
+        return self
 
 
 def load_config(cls: type[ConfigT], path: str | Path, *, overrides: Sequence[str] = ()) -> ConfigT:
@@ -73,6 +86,15 @@ def may_be_secret(key: str) -> bool:
     return bool(_SECRET.search(key)) and not _HARMLESS.search(key)
 
 
+def without_secrets(uri: str) -> str:
+    """A URL with the values of those query parameters replaced that may be secrets: keys, tokens, signatures."""
+    if "://" not in uri or "?" not in uri:
+        return uri
+    return re.sub(r"([?&;])([^=&;#]*)=([^&;#]*)", lambda found: (
+        f"{found[1]}{found[2]}=(redacted)" if _SECRET_IN_QUERY.search(found[2]) else found[0]
+    ), uri)
+
+
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Lines "key: old -> new" for every leaf in which two dumped configs differ."""
     changes = []
@@ -83,6 +105,34 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         elif before != after:
             changes.append(f"{prefix}{key}: {before!r} -> {after!r}")
     return changes
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Texts in a field that is no config of its own."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple | set | frozenset):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(key)
+            yield from _texts(inner)
+
+
+def _hidden(text: str) -> str:
+    """A text without the login of a URL in it, and without the secrets of its query."""
+    return without_secrets(_LOGIN.sub("://...@", text))
+
+
+def _shown(override: str) -> str:
+    """An override as a message may repeat it."""
+    key, separator, value = override.partition("=")
+    return f"{key}{separator}{_shown_value(key.split('.'), value)}"
+
+
+def _shown_value(path: Iterable[str], value: str) -> str:
+    return "(redacted)" if any(map(may_be_secret, path)) else _hidden(value)
 
 
 def _lines(node: yaml.Node, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -99,11 +149,11 @@ def _lines(node: yaml.Node, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tupl
 def _apply(data: dict[str, Any], override: str, origins: dict[tuple[str, ...], str]) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set {override!r}: write dotted.key=value")
+        raise ConfigError(f"--set {_shown(override)!r}: write dotted.key=value")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as err:
-        raise ConfigError(f"--set {override!r}: {value!r} is not a YAML value; quote it") from err
+        raise ConfigError(f"--set {_shown(override)!r}: {_shown_value(key.split('.'), value)!r} is not a YAML value; quote it") from err
     path = tuple(key.split("."))
     origins[path] = override
     target: Any = data
@@ -111,7 +161,8 @@ def _apply(data: dict[str, Any], override: str, origins: dict[tuple[str, ...], s
         if isinstance(target, list):
             target = _item(target, part, override)
             if not isinstance(target, dict | list):
-                raise ConfigError(f"--set {override!r}: {'.'.join(path[: position + 1])} = {target!r} has no keys of its own")
+                seen = _shown_value(path, repr(target))
+                raise ConfigError(f"--set {_shown(override)!r}: {'.'.join(path[: position + 1])} = {seen} has no keys of its own")
             continue
         if not isinstance(target.get(part), dict | list):
             target[part] = {}
@@ -125,7 +176,7 @@ def _apply(data: dict[str, Any], override: str, origins: dict[tuple[str, ...], s
 
 def _item(items: list[Any], part: str, override: str) -> Any:
     if not part.isdecimal() or int(part) >= len(items):
-        raise ConfigError(f"--set {override!r}: {part!r} is not a position in a list of {len(items)}; count from 0")
+        raise ConfigError(f"--set {_shown(override)!r}: {part!r} is not a position in a list of {len(items)}; count from 0")
     return items[int(part)]
 
 
@@ -160,7 +211,7 @@ def _explain(
     related = (text for origin, text in origins.items() if location[: len(origin)] == origin or origin[: len(location)] == location)
     override = next(related, None)
     known = next((location[:n] for n in range(len(location), -1, -1) if location[:n] in lines), ())
-    where = f"--set {override}" if override else f"{path}:{lines.get(known, 1)}"
+    where = f"--set {_shown(override)}" if override else f"{path}:{lines.get(known, 1)}"
     key, under = location[-1] if location else "", ".".join(location[:-1])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, names := _names_at(cls, location[:-1]), n=1, cutoff=0.5)
@@ -177,5 +228,5 @@ def _explain(
         near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
         hint = f'; did you mean "{near[0]}"?' if near else ""
     shown = "" if isinstance(value, dict | list) or may_be_secret(key.removesuffix("_env")) else f" = {value!r}"
-    shown = re.sub(r"//[^/@\s]*@", "//...@", shown)  # user and password of a URL
+    shown = re.sub(r"//[^/@\s]*@", "//...@", without_secrets(shown))  # user and password of a URL
     return f"{where}: {'.'.join(location) or 'config'}{shown}: {message[:1].lower()}{message[1:]}{hint}"

@@ -31,5 +31,9 @@ class EngineDown(EngineError):
     """The engine or endpoint cannot be used at all (unreachable, wrong key, weights missing): the run stops, resumable."""
 
 
+class StorageError(AlignrayError, RuntimeError):
+    """The run folder's disk is full or its object store fails: the run stops, resumable."""
+
+
 class ResumeError(AlignrayError, RuntimeError):
     """A run folder cannot be continued with this config or this data."""

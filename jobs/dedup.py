@@ -1,4 +1,7 @@
-"""Near-duplicate removal as a Ray job: ``ray job submit --working-dir . -- python jobs/dedup.py CONFIG [options of alignray dedup]``."""
+"""``alignray dedup`` as a Ray job.
+
+``ray job submit --working-dir . -- python jobs/dedup.py CONFIG [options of alignray dedup]``
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""WebR as a Ray job: ``ray job submit --working-dir . -- python jobs/webr.py CONFIG [options of alignray webr]``."""
+"""``alignray webr`` as a Ray job.
+
+``ray job submit --working-dir . -- python jobs/webr.py CONFIG [options of alignray webr]``
+"""
 
 import sys
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import orjson
 
 BODY_HEAD = 300
 """Characters of a response that a message quotes."""
+PIECE = 8
+"""So many characters of a key in a row are a piece of it."""
 RETRYABLE = frozenset({408, 409, 425})
 THROTTLED_DOWN_S = 600.0
 """An endpoint that answered nothing but 429 for this long has no quota left."""
@@ -49,7 +52,7 @@ class Trouble:
 
 
 def trouble_of_status(status: int, headers: Mapping[str, str], body: bytes, *, now: float) -> Trouble:
-    """Reads an HTTP answer other than 200. ``now`` is the time of day, for a Retry-After that is a date."""
+    """Reads an HTTP answer other than 200, the message not yet redacted. ``now`` is the time of day, for a Retry-After that is a date."""
     head = body_head(body)
     message, reason = f"HTTP {status}: {head}", f"http_{status}"
     if status == 429:
@@ -76,7 +79,7 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float:
         if re.fullmatch(r"\s*\d+(\.\d*)?\s*", value):
             return float(value)
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 
@@ -98,10 +101,25 @@ def body_head(body: bytes) -> str:
 
 
 def redact(text: str, key: str | None) -> str:
-    """The text without the key, nor anything that looks like a piece of one."""
-    if key:
-        text = text.replace(key, "[redacted]")
-    return _KEY_SHAPED.sub("[redacted]", text)
+    """The text without the key, a piece of it (as where a text was cut), or anything that looks like another key."""
+    return _KEY_SHAPED.sub("[redacted]", without_key(text, key))
+
+
+def without_key(text: str, key: str | None) -> str:
+    """The text without the key, nor any ``PIECE`` characters in a row of it."""
+    if not key:
+        return text
+    pieces = {key[start : start + PIECE] for start in range(max(len(key) - PIECE, 0) + 1)}
+    if not any(piece in text for piece in pieces):
+        return text
+    is_hidden = bytearray(len(text))
+    for piece in pieces:
+        at = text.find(piece)
+        while at >= 0:
+            is_hidden[at : at + len(piece)] = b"\1" * len(piece)
+            at = text.find(piece, at + 1)
+    shown = itertools.groupby(zip(text, is_hidden, strict=True), key=lambda pair: pair[1])
+    return "".join("[redacted]" if hidden else "".join(character for character, _ in pairs) for hidden, pairs in shown)
 
 
 class Health:

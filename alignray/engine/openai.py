@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import os
 import random
@@ -23,14 +24,20 @@ from alignray.engine.prices import FREE
 from alignray.errors import CallRefused, ConfigError, EngineDown
 from alignray.schema import ChatRequest, Completion
 from alignray.schema.tokens import estimate_tokens
+from alignray.untrusted import storable
 
 logger = logging.getLogger(__name__)
 
 BACKOFF_S, MAX_BACKOFF_S, MAX_THROTTLE_BACKOFF_S = 0.5, 20.0, 5.0
+MAX_ANSWER_BYTES = 16 << 20
+"""Longest body that is read, unpacked; no model writes as much, and a compressed one could be any size."""
+MAX_TOKENS_SAID = 1 << 40
+"""Token counts beyond this are no counts."""
+MAX_MODEL_NAME = 200
 KEEPALIVE_S = 4.0
 """Idle connections are dropped before common servers do it (5 s), or a request would be sent into a closing one."""
 FinishReason = Literal["stop", "length", "content_filter", "unknown"]
-FINISH_REASONS: dict[Any, FinishReason] = {
+FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop", "eos": "stop", "end_turn": "stop",
     "length": "length", "max_tokens": "length", "content_filter": "content_filter",
 }
@@ -177,9 +184,11 @@ class OpenAIEngine:
         try:
             # a redirect would carry key and prompt to who knows where
             async with session.post(self._url, data=body, allow_redirects=False) as response:
-                data = await response.read()
+                data = await _body_of(response)
                 if response.status != 200:
                     return trouble_of_status(response.status, response.headers, data, now=time.time())
+                if len(data) > MAX_ANSWER_BYTES:
+                    return Trouble("retry", "bad_answer", f"HTTP 200 with a body of more than {MAX_ANSWER_BYTES} bytes")
         except aiohttp.ClientConnectorCertificateError as err:
             return Trouble("down", "certificate", f"the certificate does not hold: {err}")
         except aiohttp.ConnectionTimeoutError:
@@ -272,21 +281,48 @@ class OpenAIEngine:
             prompt_tokens = sum(estimate_tokens(message.content) for message in request.messages)
             completion_tokens = estimate_tokens(answer.text)
         return Completion(
-            text=answer.text,
+            text=answer.text.replace(self._key, "[redacted]") if self._key else answer.text,
             finish_reason=answer.finish_reason,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
-            model=answer.model or self.config.model,
+            model=redact(answer.model, self._key)[:MAX_MODEL_NAME] or self.config.model,
             latency_s=answer.latency_s,
             cost_usd=self._price.usd(prompt_tokens, completion_tokens),
         )
 
 
+async def _body_of(response: aiohttp.ClientResponse) -> bytes:
+    """The body, or its beginning, longer than MAX_ANSWER_BYTES, where it is longer than that."""
+    pieces: list[bytes] = []
+    size = 0
+    while size <= MAX_ANSWER_BYTES and (piece := await response.content.readany()):
+        pieces.append(piece)
+        size += len(piece)
+    if size > MAX_ANSWER_BYTES:
+        response.close()
+    return b"".join(pieces)
+
+
+def _read_json(data: bytes) -> Any:
+    """The JSON of a body, also where some of its bytes are no UTF-8 or its texts hold halves of surrogate pairs.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(data.decode("utf-8", "replace"))
+        except RecursionError as err:
+            raise ValueError("it is nested too deep") from err
+
+
 def _read_answer(data: bytes, *, latency_s: float) -> Answer | Trouble:
     """The first choice of a 200; what is not one is worth another try."""
     try:
-        payload = orjson.loads(data)
-    except orjson.JSONDecodeError:
+        payload = _read_json(data)
+    except ValueError:
         return Trouble("retry", "bad_answer", f"HTTP 200 with a body that is not JSON: {data[:80]!r}")
     choices = payload.get("choices") if isinstance(payload, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
@@ -301,6 +337,8 @@ def _read_answer(data: bytes, *, latency_s: float) -> Answer | Trouble:
         return Trouble("retry", "bad_answer", f"HTTP 200 with content that is not text: {data[:200]!r}")
     usage = payload.get("usage") if isinstance(payload.get("usage"), dict) else {}
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt_tokens, completion_tokens = [count if isinstance(count, int) else None for count in counts]
-    finish_reason = FINISH_REASONS.get(choice.get("finish_reason"), "unknown")
-    return Answer(text, finish_reason, str(payload.get("model") or ""), prompt_tokens, completion_tokens, latency_s)
+    is_count = [type(count) is int and 0 <= count <= MAX_TOKENS_SAID for count in counts]
+    prompt_tokens, completion_tokens = [count if counted else None for count, counted in zip(counts, is_count, strict=True)]
+    finish_reason = FINISH_REASONS.get(str(choice.get("finish_reason")), "unknown")
+    model = storable(str(payload.get("model") or ""))
+    return Answer(storable(text), finish_reason, model, prompt_tokens, completion_tokens, latency_s)

@@ -133,11 +133,22 @@ class CommitLog:
         for path in commit.files.values():
             self.storage.remove(path)
 
+    def sweep(self, folders: Iterable[str]) -> None:
+        """Delete the files in these folders that no marker names, left by killed writers. Only while nobody writes."""
+        named = {
+            path for stage in self.storage.folders("commits") for commit in self.read(stage) for path in commit.files.values()
+        }
+        for folder in folders:
+            for name in self.storage.list(folder):
+                if f"{folder}/{name}" not in named:
+                    self.storage.remove(f"{folder}/{name}")
+
     def table(self, commit: Commit, role: str = "rows", columns: Sequence[str] | None = None) -> pa.Table | None:
         """A commit's table, footer and page checksums verified; None when it holds no rows of that role.
 
         Raises:
             ResumeError: the file is missing, cut or damaged.
+            StorageError: disk or store does not give it.
         """
         if role not in commit.files:
             return None
@@ -172,10 +183,10 @@ class CommitLog:
 
     @contextlib.contextmanager
     def _opened(self, commit: Commit, role: str) -> Iterator[IO[bytes]]:
-        """The file, its footer checked; what goes wrong while it is read is a ResumeError."""
+        """The file, its footer checked; what is wrong with it is a ResumeError, what is wrong with disk or store a StorageError."""
         path = commit.files[role]
         try:
-            with self.storage.open(path) as file:
+            with self.storage.failures_told("read", path), self.storage.open(path) as file:
                 found = _footer_digest(file) if path.endswith(".parquet") else _digest(file.read())
                 if found != commit.footers[role]:
                     raise OSError("it is not the one committed")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import orjson
 import pyarrow.parquet as pq
 
 from alignray.errors import ConfigError, RecordError
+from alignray.io import openrlhf
 from alignray.schema import Conversation, InstructionRow, Message, from_row
 
 BATCH_ROWS = 512
@@ -69,7 +72,10 @@ def _as_prompt_completion(row: ExportRow) -> dict[str, Any]:
 
 
 def _as_openrlhf(row: ExportRow) -> dict[str, Any]:
-    return {"input": _chat(row.messages[:-1]), "output": _chat(row.messages[-1:])}
+    roles = [message.role for message in row.messages]
+    if len(roles) < 2 or roles[-1] != "assistant":
+        raise RecordError(f"row {row.row_id}: OpenRLHF wants a prompt and an assistant's turn, got {', '.join(roles)}; export as openai")
+    return _as_openai(row)
 
 
 def _chat(messages: Iterable[Message]) -> list[dict[str, str]]:
@@ -97,10 +103,6 @@ def _of_prompt_completion(item: Mapping[str, Any]) -> tuple[Message, ...]:
     return _messages_of([*item["prompt"], *item["completion"]])
 
 
-def _of_openrlhf(item: Mapping[str, Any]) -> tuple[Message, ...]:
-    return _messages_of([*item["input"], *item["output"]])
-
-
 class _Format(NamedTuple):
     write: Callable[[ExportRow], dict[str, Any]]
     read: Callable[[Mapping[str, Any]], tuple[Message, ...]]
@@ -112,16 +114,16 @@ FORMATS: Mapping[str, _Format] = {
     "alpaca": _Format(_as_alpaca, _of_alpaca),
     "trl": _Format(_as_openai, _of_openai),
     "trl-prompt-completion": _Format(_as_prompt_completion, _of_prompt_completion),
-    "openrlhf": _Format(_as_openrlhf, _of_openrlhf),
+    "openrlhf": _Format(_as_openrlhf, _of_openai),
     "llamafactory": _Format(_as_sharegpt, _of_sharegpt),
 }
 
 
 def export(run_dir: str | Path, format: str, out_path: str | Path) -> int:
-    """Write all rows of ``run_dir``/parts to one file and return how many; a file that exists is replaced whole.
+    """Write all rows of ``run_dir``/parts to one file, or for ``openrlhf`` a folder, and return how many rows.
 
-    ``out_path`` ending in .json gets one JSON array, any other name gets JSON lines. Parts are read in name order,
-    ``BATCH_ROWS`` at a time.
+    A file that exists is replaced whole. ``out_path`` ending in .json gets one JSON array, any other name gets JSON lines.
+    Parts are read in name order, ``BATCH_ROWS`` at a time.
 
     - ``openai``, ``trl``: ``{"messages": [...]}``, OpenAI fine-tuning and TRL's SFTTrainer.
     - ``trl-prompt-completion``: ``{"prompt": [...], "completion": [...]}``; SFTTrainer then learns on the last turn only.
@@ -129,53 +131,113 @@ def export(run_dir: str | Path, format: str, out_path: str | Path) -> int:
     - ``llamafactory``: sharegpt, and an entry named like the file in ``dataset_info.json`` beside it.
     - ``alpaca``: ``{"instruction", "input", "output"}``; single-turn rows only. Trainers put the instruction first,
       so a row whose document came first changes its order here.
-    - ``openrlhf``: ``{"input": [...], "output": [...]}``, for ``--data.input_key input --data.output_key output
-      --data.apply_chat_template``. Both are message lists: OpenRLHF 0.11 joins them with ``+``, so a list and a string
-      would fail. To learn on every turn (``--data.multiturn``) it wants all in one key: export ``openai`` and pass
-      ``--data.input_key messages`` without an output key.
+    - ``openrlhf``: a folder with ``train.jsonl``, ``launch.sh`` (its flags) and ``runtime_env.yaml``. Rows are ``{"messages": [...]}``;
+      those of a run whose parts have ``chosen`` and ``rejected`` columns are pairs, as `export_preferences` writes them.
 
     Raises:
-        ConfigError: no such format.
-        RecordError: no rows, or a row the format cannot hold; ``out_path`` is then left as it was.
+        ConfigError: no such format, or a file's name where a folder is wanted.
+        RecordError: no rows, or a row the format cannot hold; what stood at ``out_path`` is then left as it was.
     """
-    chosen = _format(format)
-    parts_dir, out_path = Path(run_dir) / "parts", Path(out_path)
-    paths = sorted(parts_dir.glob("*.parquet"))
+    chosen, out_path = _format(format), Path(out_path)
+    paths = sorted((Path(run_dir) / "parts").glob("*.parquet"))
     if not paths:
-        raise RecordError(f"{parts_dir}: no part files to export; give the folder of a run that kept rows")
-    with tempfile.NamedTemporaryFile(dir=_made(out_path.parent), prefix=f".{out_path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            is_array = out_path.suffix == ".json"
-            num_rows = 0
-            for row in _rows(paths):
-                if is_array:
-                    file.write(b",\n" if num_rows else b"[\n")
-                file.write(orjson.dumps(chosen.write(row)) + (b"" if is_array else b"\n"))
-                num_rows += 1
-            if not num_rows:
-                raise RecordError(f"{parts_dir}: its {len(paths)} part files hold no row; nothing to export")
-            if is_array:
-                file.write(b"\n]\n")
-            file.close()
-            temporary.chmod(0o644)
-            temporary.replace(out_path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        raise RecordError(f"{run_dir}/parts: no part files to export; give the folder of a run that kept rows")
+    if format == "openrlhf":
+        return _export_openrlhf(paths, out_path, chosen)
+    num_rows = _write_items(map(chosen.write, _rows(paths)), out_path)
     if format == "llamafactory":
         _register(out_path)
     return num_rows
 
 
+def export_preferences(paths: Iterable[str | Path], out_dir: str | Path) -> int:
+    """Preference pairs of Parquet, JSON or JSON lines files as a folder for OpenRLHF's ``train_dpo``, and how many.
+
+    Rows have ``chosen`` and ``rejected`` (a string, an assistant turn or a whole conversation) and, unless these are whole
+    conversations, ``prompt`` or ``messages``. Other columns are left out.
+
+    Raises:
+        ConfigError: a file's name where a folder is wanted.
+        RecordError: no rows, or one that is no pair; what stood in ``out_dir`` is then left as it was.
+    """
+    out_dir = _openrlhf_folder(out_dir)
+    pairs = (openrlhf.preference_row(item, where=where) for path in paths for where, item in _pair_items(Path(path)))
+    num_rows = _write_items(pairs, out_dir / openrlhf.TRAIN_FILE)
+    _write_launch(out_dir, "dpo", num_rows=num_rows)
+    return num_rows
+
+
+def _export_openrlhf(paths: list[Path], out_dir: Path, chosen: _Format) -> int:
+    if set(pq.read_schema(paths[0]).names) >= openrlhf.PAIR_COLUMNS:
+        return export_preferences(paths, out_dir)
+    out_dir = _openrlhf_folder(out_dir)
+    is_multiturn = False
+
+    def items() -> Iterator[dict[str, Any]]:
+        nonlocal is_multiturn
+        for row in _rows(paths):
+            is_multiturn = is_multiturn or sum(message.role == "assistant" for message in row.messages) > 1
+            yield chosen.write(row)
+
+    num_rows = _write_items(items(), out_dir / openrlhf.TRAIN_FILE)
+    _write_launch(out_dir, "sft", num_rows=num_rows, is_multiturn=is_multiturn)
+    return num_rows
+
+
+def _openrlhf_folder(out_dir: str | Path) -> Path:
+    out_dir = Path(out_dir)
+    if out_dir.suffix in (".json", ".jsonl") or (out_dir.exists() and not out_dir.is_dir()):
+        raise ConfigError(f"openrlhf writes a folder (data, launch.sh, runtime_env.yaml), and {out_dir} names a file; give a folder")
+    return out_dir
+
+
+def _write_launch(out_dir: Path, task: openrlhf.Task, *, num_rows: int, is_multiturn: bool = False) -> None:
+    script = openrlhf.launch_script(task, num_rows=num_rows, is_multiturn=is_multiturn)
+    for name, text, mode in ((openrlhf.LAUNCH_FILE, script, 0o755), (openrlhf.RUNTIME_ENV_FILE, openrlhf.runtime_env(task), 0o644)):
+        with _replacing(out_dir / name, mode) as file:
+            file.write(text.encode())
+
+
+def _write_items(items: Iterable[Mapping[str, Any]], out_path: Path) -> int:
+    is_array = out_path.suffix == ".json"
+    num_rows = 0
+    with _replacing(out_path) as file:
+        for item in items:
+            if is_array:
+                file.write(b",\n" if num_rows else b"[\n")
+            file.write(orjson.dumps(item) + (b"" if is_array else b"\n"))
+            num_rows += 1
+        if not num_rows:
+            raise RecordError(f"{out_path}: its input files hold no row; nothing to export")
+        if is_array:
+            file.write(b"\n]\n")
+    return num_rows
+
+
+@contextmanager
+def _replacing(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` once it is whole; after an error ``path`` is as it was."""
+    temporary = _made(path.parent) / f".{path.name}.{uuid.uuid4().hex}"
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # what the umask takes away stays away
+        try:
+            yield file
+            file.close()
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
 def read_export(path: str | Path, format: str) -> Iterator[Conversation]:
-    """The conversations of an exported file, in order.
+    """The conversations of an exported file, or of the folder of an ``openrlhf`` export, in order.
 
     Raises:
         ConfigError: no such format.
         RecordError: a line is not of that format.
     """
     chosen, path = _format(format), Path(path)
+    if path.is_dir():
+        path /= openrlhf.TRAIN_FILE
     for number, item in enumerate(_items(path), start=1):
         try:
             yield Conversation(chosen.read(item))
@@ -198,6 +260,21 @@ def _rows(paths: Iterable[Path]) -> Iterator[ExportRow]:
                 for row in batch.to_pylist():
                     messages = tuple(from_row(Message, message) for message in row["messages"])
                     yield ExportRow(row["row_id"], messages, row["layout"], row["instruction"])
+
+
+def _pair_items(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows with the name they have in errors."""
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            columns = [name for name in ("prompt", "messages", "chosen", "rejected") if name in file.schema_arrow.names]
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+            for number, item in enumerate((item for batch in batches for item in batch.to_pylist()), start=1):
+                yield f"{path}: record {number}", item
+        return
+    for number, item in enumerate(_items(path), start=1):
+        if not isinstance(item, Mapping):
+            raise RecordError(f"{path}: record {number} is a {type(item).__name__}, not an object with chosen and rejected")
+        yield f"{path}: record {number}", item
 
 
 def _items(path: Path) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import pydantic
 
-from alignray.config import Config
+from alignray.config import Config, without_secrets
 from alignray.errors import ConfigError, RecordError
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class HttpStream(io.RawIOBase):
     """
 
     def __init__(self, url: str, config: FetchConfig, start: int = 0, end: int | None = None) -> None:
-        self._url, self._config = url, config
+        self._url, self._shown, self._config = url, without_secrets(url), config
         self._start, self._end = start, end
         self._position = 0
         self._until: int | None = None
@@ -156,7 +156,7 @@ class HttpStream(io.RawIOBase):
         if whence == io.SEEK_END and self._size is None:
             self._retrying(lambda: b"-" if self._connected() else b"")
             if self._size is None:
-                raise RecordError(f"{self._url}: the server does not say how long the file is; download it first")
+                raise RecordError(f"{self._shown}: the server does not say how long the file is; download it first")
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size or 0}[whence]
         if base + offset != self._position:
             self._disconnect()
@@ -188,7 +188,7 @@ class HttpStream(io.RawIOBase):
         reason, pause_s = "", 0.0
         for attempt in range(self._config.attempts):
             if attempt:
-                log.warning("%s: %s; attempt %d in %.1f s", self._url, reason, attempt + 1, pause_s)
+                log.warning("%s: %s; attempt %d in %.1f s", self._shown, reason, attempt + 1, pause_s)
                 time.sleep(pause_s)
             pause_s = min(self._config.max_backoff_s, self._config.backoff_s * 2**attempt * _JITTER.uniform(0.5, 1.5))
             try:
@@ -201,7 +201,7 @@ class HttpStream(io.RawIOBase):
                 if err.code == 416:  # asked for what lies behind the end
                     return b""
                 if err.code not in RETRIED_STATUSES:
-                    raise RecordError(f"{self._url}: HTTP {err.code} {err.reason}; check the address") from err
+                    raise RecordError(f"{self._shown}: HTTP {err.code} {err.reason}; check the address") from err
                 reason = f"HTTP {err.code}"
                 wanted_s = _retry_after_s(err.headers.get("Retry-After", ""))
                 if wanted_s is not None:
@@ -211,7 +211,7 @@ class HttpStream(io.RawIOBase):
                 reason = f"{type(err).__name__}: {err}"
             self._disconnect()
         raise RecordError(
-            f"{self._url}: no answer after {self._config.attempts} attempts ({reason}); the server may be limiting "
+            f"{self._shown}: no answer after {self._config.attempts} attempts ({reason}); the server may be limiting "
             "this address: wait, use fewer workers, raise fetch.attempts, or download the files first"
         )
 
@@ -238,7 +238,7 @@ class HttpStream(io.RawIOBase):
         etag, length = response.headers.get("ETag", ""), response.headers.get("Content-Length", "")
         if self._etag and etag and etag != self._etag:
             response.close()
-            raise RecordError(f"{self._url}: changed on the server while it was read; start the run again")
+            raise RecordError(f"{self._shown}: changed on the server while it was read; start the run again")
         self._etag = etag
         is_part = response.status == 206
         self._until = self._position + int(length) if is_part and length.isdigit() else None

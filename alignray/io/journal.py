@@ -4,7 +4,7 @@ One JSON line per event in ``calls/``, each process appending to a file of its o
 
 - a completion: ``key`` (hash of everything asked), ``id`` (row), ``step``, ``role``, ``text``, counts, cost, model
 - a call that failed for good: the same with ``refused`` instead of ``text``
-- a grant (only with a budget): ``grant`` (call key # sending), ``usd``, ``tokens``, ``session``: reserved before the
+- a grant (only with a budget): ``grant`` (call key # asking . sending), ``usd``, ``tokens``, ``session``: reserved before the
   call was sent; a completion names the grant it ``settles``, and one that nothing settles counts as spent
 """
 

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import orjson
 
+from alignray.config import without_secrets
 from alignray.io.crawl_index import MAX_FETCH, Span, coalesced
 from alignray.io.extract import decode, kind_of, metas_of, parse_html, text_by_tiers, text_of, text_with_trafilatura
 from alignray.io.fetch import open_input, read_bytes
@@ -74,13 +75,13 @@ _Outcome = tuple[int, WebDocument | Rejected | Damage]
 
 
 def _reject_damage(damage: Damage, split: Split) -> Rejected:
-    evidence = {"file": split.uri, "offset": damage.offset, "error": damage.error}
+    evidence = {"file": split.shown, "offset": damage.offset, "error": damage.error}
     return Rejected(row_id_of(split.uri, damage.reason, str(damage.offset)), STEP, damage.reason, detail=_json(evidence))
 
 
 def _reject_duplicate(again: WebDocument | Rejected, split: Split, offset: int, number: int, first_offset: int) -> Rejected:
     raw = again.raw if isinstance(again, Rejected) else again.text[: Rejected.RAW_LIMIT]
-    evidence = {"file": split.uri, "offset": offset, "first_offset": first_offset, "first_record": number}
+    evidence = {"file": split.shown, "offset": offset, "first_offset": first_offset, "first_record": number}
     return Rejected(again.row_id, STEP, "duplicate_record", raw, _json(evidence))
 
 
@@ -124,7 +125,7 @@ def _page_outcome(record: StoredRecord, split: Split, config: IngestConfig) -> W
     record_id, digest = _header(record, "WARC-Record-ID"), _header(record, "WARC-Payload-Digest") or _sha1(page.payload)
     row_id = row_id_of(record_id or url, digest)
     if gated is None:
-        evidence = {"file": split.uri, "offset": record.offset, "url": url, "record_id": record_id, "note": problem.note}
+        evidence = {"file": split.shown, "offset": record.offset, "url": url, "record_id": record_id, "note": problem.note}
         if page.optout.evidence:
             evidence["optout"] = page.optout.evidence
         # a page that opted out leaves no copy
@@ -133,7 +134,7 @@ def _page_outcome(record: StoredRecord, split: Split, config: IngestConfig) -> W
     date = _header(record, "WARC-Date")
     is_extracted = record.kind != "conversion"
     return WebDocument(
-        row_id, gated.text, split.source, url, split.uri, record.offset, record_id, digest,
+        row_id, gated.text, split.source, url, split.shown, record.offset, record_id, digest,
         date if WARC_DATE.fullmatch(date) else "", gated.language, gated.num_tokens, gated.truncated,
         page.extractor if is_extracted else "", page.optout.evidence,
     )
@@ -222,7 +223,7 @@ def _read_named(split: Split, config: IngestConfig, counts: Counter[str]) -> Ite
             continue
         counts["records"] += 1
         counts["records/index_line"] += 1
-        evidence = {"file": split.uri, "offset": problem.number, "note": problem.error}
+        evidence = {"file": split.shown, "offset": problem.number, "note": problem.error}
         row_id = row_id_of(split.uri, problem.reason, str(problem.number))
         yield problem.number, Rejected(row_id, STEP, problem.reason, problem.raw[: Rejected.RAW_LIMIT], _json(evidence))
     max_bytes = config.max_record_bytes + HTTP_HEAD_ROOM
@@ -254,7 +255,7 @@ def _named_outcome(stored: bytes, span: Span, split: Split, config: IngestConfig
 
 
 def _reject_span(span: Span, reason: str, note: str) -> Rejected:
-    evidence = {"file": span.uri, "offset": span.offset, "length": span.length, "note": note}
+    evidence = {"file": without_secrets(span.uri), "offset": span.offset, "length": span.length, "note": note}
     return Rejected(row_id_of(span.uri, reason, str(span.offset)), STEP, reason, detail=_json(evidence))
 
 
@@ -294,10 +295,10 @@ def _row_outcome(row: Row, split: Split, config: IngestConfig) -> WebDocument | 
             problem = err
     if gated is None:
         note = problem.note if problem else ""
-        evidence = {"file": split.uri, "offset": row.number, "url": row.url, "record_id": row.id, "note": note}
+        evidence = {"file": split.shown, "offset": row.number, "url": row.url, "record_id": row.id, "note": note}
         reason = problem.reason if problem else "no_text"
         return Rejected(row_id, STEP, reason, row.text[: Rejected.RAW_LIMIT], _json(evidence))
     return WebDocument(
-        row_id, gated.text, split.source, row.url, split.uri, row.number, row.id, _sha1(row.text.encode()),
+        row_id, gated.text, split.source, row.url, split.shown, row.number, row.id, _sha1(row.text.encode()),
         language=gated.language, num_tokens=gated.num_tokens, truncated=gated.truncated,
     )

@@ -64,7 +64,7 @@ def iter_parquet(raw: BinaryIO, columns: Columns, *, start: int = 0, end: int | 
         return
     try:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=names, row_groups=groups) if groups else ():
-            for values in zip(*(_values(batch.column(name)) for name in names), strict=True):
+            for values in zip(*(values_of(batch.column(name)) for name in names), strict=True):
                 number += 1
                 yield _row(number, dict(zip(names, values, strict=True)), columns)
     except (pa.ArrowException, OSError) as err:
@@ -89,12 +89,23 @@ def row_groups(metadata: Any, start: int, end: int | None) -> tuple[list[int], i
     return groups, num_before
 
 
-def _values(column: Any) -> list[Any]:
-    """Python values; strings that are no UTF-8 stay bytes."""
+def values_of(column: Any) -> list[Any]:
+    """Python values; strings that are no UTF-8 stay bytes, and a list or a struct with such a string in it becomes empty bytes."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
+        pass
+    try:
         return [_lenient(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    except pa.ArrowException:
+        return [_lenient_scalar(value) for value in column]
+
+
+def _lenient_scalar(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return b""
 
 
 def _lenient(value: bytes | None) -> str | bytes | None:

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import yaml
 
-from alignray.config import changed_keys, may_be_secret
-from alignray.errors import ResumeError
+from alignray.config import changed_keys, may_be_secret, without_secrets
+from alignray.errors import ResumeError, StorageError
 from alignray.io.storage import Appender, Storage
 
 MANIFEST, CONFIG = "manifest.json", "config.yaml"
@@ -25,7 +25,9 @@ def redacted(value: Any, key: str = "") -> Any:
         return {name: redacted(inner, key if may_be_secret(key) else str(name)) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(inner, key) for inner in value]
-    return "(redacted)" if isinstance(value, str) and value and may_be_secret(key) else value
+    if may_be_secret(key) and value and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return "(redacted)"
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def now() -> str:
@@ -54,19 +56,27 @@ class RunFolder:
             raise ResumeError(f"{where}: not the manifest of a run; restore it or start over with --new-run")
         return manifest
 
-    def begin(self, config: Mapping[str, Any], identity: Mapping[str, Any], facts: Mapping[str, Any], *, new_run: bool) -> dict[str, Any]:
+    def begin(
+        self, config: Mapping[str, Any], identity: Mapping[str, Any], facts: Mapping[str, Any], *, new_run: bool, private: bool = False,
+    ) -> dict[str, Any]:
         """Start the run, or take it up again where ``identity`` is what it was.
 
         Args:
             config: resolved config, to be shown; secrets are redacted here.
             identity: everything that decides the rows; secrets are redacted here, so that a new key is no other run.
             facts: versions and the like, for a new manifest.
+            private: nobody but the owner may look into a local folder, from before its first file on.
 
         Raises:
             ResumeError: the folder holds a run of another identity; the message lists what changed.
         """
         if new_run and self.storage.exists(MANIFEST):  # also one that cannot be read
             self._set_aside()
+        if private and self.storage.is_local:
+            root = Path(self.root)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, exist_ok=True)
+            root.chmod(0o700)
         known, identity = self.manifest(), orjson.loads(orjson.dumps(redacted(identity)))
         if known is None:
             known = {"started": now(), "identity": identity, "sessions": 0}
@@ -111,5 +121,6 @@ def failure_noted(folder: RunFolder, manifest: Mapping[str, Any]) -> Iterator[No
     try:
         yield
     except BaseException as err:
-        folder.write_manifest({**manifest, "status": "failed", "finished": now(), "message": str(err) or type(err).__name__})
+        with contextlib.suppress(StorageError):  # what cannot be written may be the very reason
+            folder.write_manifest({**manifest, "status": "failed", "finished": now(), "message": str(err) or type(err).__name__})
         raise

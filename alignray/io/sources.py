@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal
 
 import pydantic
 
-from alignray.config import Config
+from alignray.config import Config, without_secrets
 from alignray.errors import RecordError
 from alignray.io.crawl_index import IndexFilter, IndexProblem, Span, grouped, read_index
 from alignray.io.extract import text_with_trafilatura
@@ -21,6 +21,7 @@ from alignray.io.fetch import FetchConfig, filesystem_of, http_size, is_http, lo
 from alignray.io.gates import GatesConfig
 from alignray.io.optout import OptOutConfig
 from alignray.seeding import row_id_of
+from alignray.untrusted import storable
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,11 @@ class Split:
     """Format "index": what could not be read of the index file."""
 
     @property
+    def shown(self) -> str:
+        """The input file as rows, rejects and messages name it."""
+        return without_secrets(self.uri)
+
+    @property
     def size(self) -> int:
         """Bytes of it as stored: of the range, of the named records; 0 where that is not known."""
         if self.format == "index":
@@ -151,13 +157,15 @@ def list_splits(config: IngestConfig) -> list[Split]:
     """The input in config order, patterns sorted, each file once (its first source keeps it), large files in ranges.
 
     Raises:
-        RecordError: a pattern matches nothing, a format cannot be told, or a listing or an index cannot be read.
+        RecordError: a pattern matches nothing, a format cannot be told, a file's name is no text, or a listing or an index cannot be read.
         ConfigError: a store's package is missing.
     """
     splits: list[Split] = []
     seen: set[str] = set()
     for source in config.sources:
         for uri, num_bytes, file_format in itertools.islice(_inputs(source, config.fetch), source.max_files):
+            if storable(uri) != uri:
+                raise RecordError(f'source "{source.name}": the file name {uri!r} is not UTF-8 and cannot stand in a row; rename the file')
             path = local_path(uri)
             identity = str(path.resolve()) if path is not None else uri
             if identity not in seen:
@@ -261,10 +269,10 @@ def _inputs(source: SourceConfig, fetch: FetchConfig) -> Iterator[tuple[str, int
             if file_format is None:
                 if is_named:
                     raise RecordError(
-                        f'source "{source.name}": cannot tell the format of {uri} by its suffix; set format to warc, wet, '
+                        f'source "{source.name}": cannot tell the format of {without_secrets(uri)} by its suffix; set format to warc, wet, '
                         "parquet, jsonl or json"
                     )
-                log.warning("source %s: %s is left out: unknown suffix", source.name, uri)
+                log.warning("source %s: %s is left out: unknown suffix", source.name, without_secrets(uri))
                 continue
             known += 1
             yield uri, http_size(uri, fetch) if source.ask_sizes and is_http(uri) else num_bytes, file_format
@@ -293,11 +301,18 @@ def _matches(pattern: str) -> tuple[list[tuple[str, int]], bool]:
     """Files behind one entry of ``paths`` with their sizes; and whether the entry named a single file."""
     if is_http(pattern):
         if "*" in pattern:
-            raise RecordError(f"{pattern}: a web server cannot list files; name each URL, or use snapshot")
+            raise RecordError(f"{without_secrets(pattern)}: a web server cannot list files; name each URL, or use snapshot")
         return [(pattern, 0)], True
     path = local_path(pattern)
     if path is None:
         return _remote_matches(pattern)
+    try:
+        return _local_matches(pattern, path)
+    except (OSError, ValueError) as err:
+        raise RecordError(f"{pattern}: cannot be listed ({err}); check the path and its permissions") from err
+
+
+def _local_matches(pattern: str, path: Path) -> tuple[list[tuple[str, int]], bool]:
     if path.is_file():
         return [(pattern, path.stat().st_size)], True
     if path.is_dir():

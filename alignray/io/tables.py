@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from alignray.errors import RecordError
 from alignray.io.fetch import FetchConfig, open_input
 from alignray.io.frames import Damage
-from alignray.io.rows import iter_lines, row_groups
+from alignray.io.rows import iter_lines, row_groups, values_of
 from alignray.io.sources import Split
 
 BLOCK_ROWS, BLOCK_BYTES = 8192, 1 << 23
@@ -45,13 +45,13 @@ class RowBlock:
     bad: list[BadRow] = field(default_factory=list)
 
     def column(self, name: str) -> list[Any]:
-        """Values of a column; None where a row has none.
+        """Values of a column; None where a row has none, bytes where it has a string that is no UTF-8.
 
         Raises:
             KeyError: a table without that column.
         """
         if isinstance(self.content, pa.Table):
-            return list(self.content[name].to_pylist())
+            return values_of(self.content[name])
         return [value.get(name) for value in self.objects]
 
     def take(self, places: Sequence[int]) -> pa.Table | bytes:
@@ -80,7 +80,7 @@ def _parquet_blocks(raw: BinaryIO, split: Split, columns: Sequence[str] | None) 
         file = pq.ParquetFile(raw)
         present = file.schema_arrow.names
         if missing := [name for name in columns or () if name not in present]:
-            raise RecordError(f'{split.uri}: no column "{missing[0]}"; there are: {", ".join(present)[:500]}')
+            raise RecordError(f'{split.shown}: no column "{missing[0]}"; there are: {", ".join(present)[:500]}')
         groups, _ = row_groups(file.metadata, split.start, split.end)
         for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=columns, row_groups=groups) if groups else ():
             yield RowBlock(range(number, number + len(batch)), pa.Table.from_batches([batch]))

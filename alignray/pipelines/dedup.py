@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 
 from alignray.dedup.decontaminate import BenchmarkIndex, build_index, find_hits
 from alignray.errors import RecordError
@@ -28,7 +29,7 @@ from alignray.io.sources import IngestConfig, SourceConfig, Split, list_splits
 from alignray.io.storage import Storage
 from alignray.io.tables import RowBlock, read_blocks
 from alignray.pipelines.dedup_config import DecontaminationConfig, DedupJobConfig, InputConfig, identity_of
-from alignray.pipelines.inspect_run import rewrite_report, run_facts
+from alignray.pipelines.inspect_run import job_facts, rewrite_report, run_facts
 from alignray.pipelines.watch import Watch
 from alignray.runtime.dedup import Clusters, check_comparable, find_clusters
 from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
@@ -36,6 +37,7 @@ from alignray.runtime.signatures import SIGNATURES, STEP, TextBatch, sign_stage
 from alignray.runtime.stages import each
 from alignray.schema import Rejected, table_of
 from alignray.seeding import row_id_of
+from alignray.untrusted import printable
 
 ROWS = "rows"
 PART_ROWS, PART_BYTES = 50_000, 1 << 26
@@ -72,12 +74,13 @@ def deduplicate(config: DedupJobConfig, *, new_run: bool = False, console: Conso
     check_comparable(config.against, config.minhash)
     index = _benchmarks(config.decontamination, config.input.fetch)
     folder = RunFolder(config.run_dir)
-    identity = {"config": identity_of(config), "inputs": {split.uri: split.num_bytes for split in splits}}
-    manifest = folder.begin(config.model_dump(mode="json"), identity, run_facts("dedup"), new_run=new_run)
-    console.print(f"[bold]Dedup[/] into {folder.root}" + (" (resumed)" if manifest["sessions"] > 1 else ""), highlight=False)
+    identity = {"config": identity_of(config), "inputs": {split.shown: split.num_bytes for split in splits}}
+    manifest = folder.begin(config.model_dump(mode="json"), identity, run_facts("dedup"), new_run=new_run, private=config.runtime.private)
+    resumed = " (resumed)" if manifest["sessions"] > 1 else ""
+    console.print(f"[bold]Dedup[/] into {escape(printable(folder.root))}{resumed}", highlight=False)
     watch = Watch(console, folder)
     native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
-    with failure_noted(folder, manifest), native_log, ray_session(config.runtime):
+    with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
         quiet_data_context()
         sign(config, splits, index, folder, watch)
         with watch.stage("link", None):
@@ -174,6 +177,8 @@ def _is_token_list(value: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, bytes):
+        return "no UTF-8 text"
     return "null" if value is None else f"of type {type(value).__name__}"
 
 
@@ -182,7 +187,7 @@ def _place_id(split: Split, row: int) -> str:
 
 
 def _evidence(split: Split, row: int, **more: Any) -> str:
-    return orjson.dumps({"file": split.uri, "from_byte": split.start, "row": row, **more}).decode()
+    return orjson.dumps({"file": split.shown, "from_byte": split.start, "row": row, **more}).decode()
 
 
 # ---- benchmarks
@@ -198,7 +203,7 @@ def _benchmarks(config: DecontaminationConfig, fetch: FetchConfig) -> BenchmarkI
                 with open_input(split.uri, fetch) as raw:
                     for row in iter_json(raw, Columns(text_field, None, benchmark.id_field), max_bytes=MAX_ITEM_BYTES):
                         if isinstance(row, Damage):
-                            raise RecordError(f"benchmark {benchmark.name}: {split.uri}: {row.error}")
+                            raise RecordError(f"benchmark {benchmark.name}: {split.shown}: {row.error}")
                         if row.problem is None:
                             items.append((benchmark.name, row.id or f"{Path(split.uri).name}:{row.number}", row.text))
         if len(items) == known:
@@ -292,7 +297,7 @@ class _Writer:
         self._pieces: list[Content] = []
         self._rejected: list[Rejected] = []
         self._number = self._num_rows = self._num_bytes = 0
-        self._told = {"rows": 0, "kept": 0}
+        self._told = Counter({"rows": 0, "kept": 0})
 
     def add(self, piece: Content, num_rows: int) -> None:
         self._pieces.append(piece)
@@ -324,6 +329,7 @@ class _Writer:
         if self._pieces:
             is_table = isinstance(self._pieces[0], pa.Table)
             contents[ROWS] = ("parts", pa.concat_tables(self._pieces) if is_table else b"".join(self._pieces))
+        self._told.update({name: count for name, count in counts.items() if name.startswith("rejected/")})
         self._log.write(ROWS, f"{self._split_id}-{self._number:05d}", contents, counts, {"split": self._split_id})
         self._pieces, self._rejected = [], []
         self._number, self._num_rows, self._num_bytes = self._number + 1, 0, 0
@@ -339,6 +345,7 @@ def _finish(
     reasons = {f"{STEP}/{reason}": count for counts in (signed, written) for reason, count in _by_reason(counts).items()}
     total = signed["kept"] + signed["rejected"]
     log = CommitLog(folder.storage)
+    log.sweep(("parts", "rejects"))
     contaminated = Counter[str]()
     for _, table in log.tables(SIGNATURES, "hits", ["row", "benchmark"]):
         for pair in table.group_by(["row", "benchmark"]).aggregate([]).to_pylist():

@@ -40,7 +40,8 @@ class InputConfig(Config):
         splits = list_splits(IngestConfig(sources=(source,), split_bytes=self.split_bytes, fetch=self.fetch))
         for split in splits:
             if split.format not in FORMATS:
-                raise ConfigError(f"{split.uri}: dedup reads {' and '.join(FORMATS)}, not {split.format}; set input.format, or convert it")
+                readable = " and ".join(FORMATS)
+                raise ConfigError(f"{split.shown}: dedup reads {readable}, not {split.format}; set input.format, or convert it")
         return splits
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow.compute as pc
@@ -42,6 +44,15 @@ def run_facts(method: str) -> dict[str, Any]:
     }
 
 
+def job_facts(root: str, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What the metadata of a run's Ray job says: which run this is, of what, and how often it was taken up."""
+    name = PurePosixPath(root).name
+    return {
+        "job_name": f"{manifest['method']} {name}",  # Ray's key: the dashboard's list of jobs shows it
+        "run": name, "run_dir": root, "method": manifest["method"], "alignray": manifest["alignray"], "session": str(manifest["sessions"]),
+    }
+
+
 def _is_installed(name: str) -> bool:
     try:
         metadata.version(name)
@@ -76,8 +87,9 @@ def rewrite_report(run: str) -> str:
     _manifest(run)
     storage = Storage(run)
     if storage.is_local:
-        write_card(run)
-        return str(write_report(run))
+        with storage.failures_told("write", "report.html"):
+            write_card(run)
+            return str(write_report(run))
     # an object store: the report's writers read a local folder, so they get a copy of what they look at
     with tempfile.TemporaryDirectory(prefix="alignray-report-") as folder:
         local = Storage(folder)

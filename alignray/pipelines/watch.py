@@ -12,13 +12,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from alignray.errors import StorageError
 from alignray.io.run_folder import RunFolder
+from alignray.runtime.job_card import tell_job
+from alignray.runtime.metrics import Meter
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 METRIC_EVERY_S, REMOTE_METRIC_EVERY_S = 2.0, 30.0
 LINE_EVERY_S = 10.0
+JOB_EVERY_S = 5.0
 COUNTERS = ("kept", "rejected", "replayed", "calls", "prompt_tokens", "completion_tokens")
 
 
@@ -83,27 +87,41 @@ class Watch:
         self, name: str, total: int | None, done: list[int], snapshot: Callable[[], dict[str, Any]] | None,
         finished: threading.Event, progress: Progress | None, task: TaskID | None,
     ) -> None:
+        meter = Meter(self._folder.root)
         every = METRIC_EVERY_S if self._folder.storage.is_local else REMOTE_METRIC_EVERY_S
         last_metric = last_line = time.monotonic()
+        last_job = 0.0
         while True:
             is_last = finished.wait(POLL_S)
             values = self._values(snapshot)
             shown = int(values.get("kept", 0) + values.get("rejected", 0)) if snapshot else done[0]
             if progress is not None and task is not None:
                 progress.update(task, completed=shown, note=_note(values))
+            meter.set("alignray_stage_done", shown, name)
+            if total is not None:
+                meter.set("alignray_stage_total", total, name)
             moment = time.monotonic()
             if is_last or moment - last_metric >= every:
-                self._folder.metric({
+                self._write_metric({
                     "stage": name, "done": shown, "total": total, "calls": values.get("calls", 0),
                     "prompt_tokens": values.get("prompt_tokens", 0), "completion_tokens": values.get("completion_tokens", 0),
                     "usd": values.get("usd_total", 0.0), "in_flight": values.get("in_flight", 0),
                 })
                 last_metric = moment
+            if is_last or moment - last_job >= JOB_EVERY_S:
+                tell_job(stage=name, progress=f"{shown:,}{f' of {total:,}' if total else ''}")
+                last_job = moment
             if progress is None and not is_last and moment - last_line >= LINE_EVERY_S:
                 self._console.print(f"    {name}: {shown:,}{f' of {total:,}' if total else ''} {_note(values)}", highlight=False)
                 last_line = moment
             if is_last:
                 return
+
+    def _write_metric(self, values: dict[str, Any]) -> None:
+        try:
+            self._folder.metric(values)
+        except StorageError as err:  # as below: rows that cannot be written end the run, a line of metrics does not
+            logger.debug("no metric: %s", err)
 
     def _values(self, snapshot: Callable[[], dict[str, Any]] | None) -> dict[str, Any]:
         if snapshot is None:

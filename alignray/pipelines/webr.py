@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from alignray.engine import model_name
 from alignray.engine.embedders import build_embedder
@@ -24,7 +25,7 @@ from alignray.io.sources import Split, list_splits
 from alignray.io.storage import Storage
 from alignray.methods import webr
 from alignray.methods.webr.quota import branch_shares, over_quota, quotas, select_pages
-from alignray.pipelines.inspect_run import rewrite_report, run_facts
+from alignray.pipelines.inspect_run import job_facts, rewrite_report, run_facts
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import (
     DRAFTS,
@@ -53,6 +54,7 @@ from alignray.runtime.signatures import TextBatch, sign_stage
 from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
 from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row
 from alignray.seeding import draw
+from alignray.untrusted import printable
 
 MAX_ROUNDS = 12
 
@@ -101,10 +103,13 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
     check_comparable(config.dedup.against, config.dedup)
     splits = list_splits(config.ingest)
     folder = RunFolder(config.run_dir)
-    manifest = folder.begin(config.model_dump(mode="json"), run_identity(config, splits), run_facts("webr"), new_run=new_run)
-    console.print(f"[bold]WebR[/] into {folder.root}" + (" (resumed)" if manifest["sessions"] > 1 else ""), highlight=False)
+    manifest = folder.begin(
+        config.model_dump(mode="json"), run_identity(config, splits), run_facts("webr"), new_run=new_run, private=config.runtime.private,
+    )
+    resumed = " (resumed)" if manifest["sessions"] > 1 else ""
+    console.print(f"[bold]WebR[/] into {escape(printable(folder.root))}{resumed}", highlight=False)
     native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
-    with failure_noted(folder, manifest), native_log, ray_session(config.runtime):
+    with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
         quiet_data_context()
         run = start_run(config, folder, console)
         ingest(run, splits)
@@ -358,6 +363,7 @@ def _finish(
             "part": sum(row["part"] for row in _rows(run, ["part"])),
         },
     })
+    CommitLog(folder.storage).sweep(("parts", "rejects"))
     folder.write_json("analysis.json", measure(run, ratings))
     folder.write_manifest(manifest)
     report = rewrite_report(folder.root)

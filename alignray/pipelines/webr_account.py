@@ -57,7 +57,7 @@ class Unique:
 def run_identity(config: WebRJobConfig, splits: list[Split]) -> dict[str, Any]:
     """Everything that decides the rows: config, prompt texts, input files."""
     prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.startswith("webr/")}
-    return {"config": identity_of(config), "prompts": prompts, "inputs": {split.uri: split.num_bytes for split in splits}}
+    return {"config": identity_of(config), "prompts": prompts, "inputs": {split.shown: split.num_bytes for split in splits}}
 
 
 def plan_of(config: WebRJobConfig, folder: RunFolder) -> dict[str, Any]:

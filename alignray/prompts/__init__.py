@@ -51,8 +51,8 @@ class PromptTemplate:
             raise ConfigError(f'prompt "{self.name}" needs field(s) {_names(self.fields)}; got {_names(fields)}')
         try:
             return self._template.render(fields)
-        except jinja2.TemplateError as err:
-            raise ConfigError(f'prompt "{self.name}": {err.message}') from err
+        except Exception as err:  # a template computes as it likes: it divides by zero, it includes what is not there
+            raise ConfigError(f'prompt "{self.name}": {err or type(err).__name__}') from err
 
 
 def _names(fields: object) -> str:

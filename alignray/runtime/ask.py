@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import sys
 import threading
@@ -20,14 +21,16 @@ from alignray.config import Config
 from alignray.engine import EngineConfig, build_engine, price_of
 from alignray.engine.base import Engine, Sampling
 from alignray.engine.budget import BudgetConfig, worst_case
-from alignray.errors import CallRefused, ConfigError, EngineDown, EngineError
+from alignray.errors import CallRefused, ConfigError, EngineDown, EngineError, StorageError
 from alignray.io.journal import Journal, Refusal, answer_of, call_key
 from alignray.io.storage import Storage
 from alignray.runtime.devices import actor_resources
+from alignray.runtime.metrics import Meter
 from alignray.runtime.session import RuntimeConfig
 from alignray.schema import ChatRequest, Completion, Rejected, arrow_schema, from_row, to_row
 from alignray.seeding import draw
 from alignray.steps import PromptStep, run_chain_async
+from alignray.untrusted import storable
 
 REPORT_EVERY_S = 0.25
 SWITCH_INTERVAL_S = 0.0005
@@ -89,6 +92,7 @@ class Asker:
         self._engines: dict[str, Engine] = {name: build_engine(config.engines[name]) for name in sorted(names)}
         self._prices = {name: price_of(config.engines[name]) for name in names}
         self._counts: Counter[str] = Counter()
+        self._meter = Meter(root)
         self._stop_kind = ""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.collect()
@@ -110,6 +114,8 @@ class Asker:
         walks = [self._walk(from_row(self._steps[0].takes, row), replay.get(row["row_id"], {})) for row in rows]
         outcomes = [outcome for outcome in await asyncio.gather(*walks) if outcome is not None]
         await self._report()
+        if not self._meter.in_flight.total():  # perhaps the last batch: nothing is kept back
+            self._meter.flush()
         return pa.Table.from_pylist(
             [
                 {"row_id": outcome.row_id, "kept": None, "rejected": to_row(outcome)} if isinstance(outcome, Rejected)
@@ -136,6 +142,7 @@ class Asker:
 
     async def _report(self) -> None:
         counts, self._counts = dict(self._counts), Counter()
+        self._meter.flush_if_due()
         self._stop_kind = await self._ledger.report.remote(counts) or self._stop_kind
 
     async def _park(self, kind: str, message: str) -> None:
@@ -171,6 +178,7 @@ class Asker:
         key = call_key(row_id, step.name, role.engine, resolved)
         if key in replay:
             self._counts["replayed"] += 1
+            self._meter.add("alignray_replayed_calls_total", 1, step.role, role.engine)
             answer = answer_of(replay[key])
         else:
             answer = await self._pay_and_ask(key, step, row_id, role, resolved)
@@ -187,25 +195,39 @@ class Asker:
         if not await purse.reserve():
             self._stop_kind = "budget"
             raise _Parked
+
+        async def admit() -> None:
+            self._meter.add("alignray_resent_calls_total", 1, step.role, role.engine)
+            await purse.admit()
+
+        self._meter.in_flight[role.engine] += 1
         try:
-            answer: Completion | Refusal = await self._engines[role.engine].generate(request, purse.admit)
+            answer: Completion | Refusal = _storable(await self._engines[role.engine].generate(request, admit))
         except CallRefused as err:
             reason, message = (*err.args, "")[:2]
-            answer = Refusal(str(reason), str(message))
+            answer = Refusal(str(reason), storable(str(message)))
         except EngineDown as err:
             await self._park("down", str(err))
             raise _Parked from err
         except EngineError as err:
             raise EngineDown(f"{step.name}: {err}") from err
+        finally:
+            self._meter.in_flight[role.engine] -= 1
         if isinstance(answer, Refusal):
+            self._meter.add("alignray_refused_calls_total", 1, step.role, role.engine, answer.reason)
             line = self._journal.refusal(key, row_id, step.name, step.role, answer, grant=purse.settles(answer))
         else:
+            self._meter.answered(step.role, role.engine, answer)
             line = self._journal.completion(key, row_id, step.name, step.role, answer, grant=purse.settles(answer))
             self._counts.update({
                 "calls": 1, "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
                 "usd": answer.cost_usd, "latency_s": answer.latency_s,
             })
-        self._journal.append(line)
+        try:
+            self._journal.append(line)
+        except StorageError as err:  # what cannot be written down must not be bought
+            await self._park("storage", str(err))
+            raise _Parked from err
         await purse.settle(answer)
         return answer
 
@@ -227,10 +249,11 @@ class _Purse:
 
     def __init__(self, ledger: Any, key: str, row_id: str, worst: tuple[float, int] | None) -> None:
         self._ledger, self._key, self._row_id, self._worst = ledger, key, row_id, worst
-        self._sendings = 0
+        # a call lost with its actor or driver is asked again under the same key, and must not settle what was lost
+        self._asking, self._sendings = uuid.uuid4().hex[:8], 0
 
     def _grant(self) -> str:
-        return f"{self._key}#{self._sendings}"
+        return f"{self._key}#{self._asking}.{self._sendings}"
 
     def settles(self, answer: Completion | Refusal) -> str:
         """The grant that an answer closes; a refusal that may have been billed closes none."""
@@ -259,6 +282,12 @@ class _Purse:
         else:
             spent = (0.0, 0) if self.settles(answer) else self._worst
         await self._ledger.settle.remote(self._grant(), *spent)
+
+
+def _storable(answer: Completion) -> Completion:
+    """The answer as journal and Parquet can hold it."""
+    text = storable(answer.text)
+    return answer if text == answer.text else dataclasses.replace(answer, text=text)
 
 
 def _resolve(request: ChatRequest, role: RoleConfig, *, seed: int, row_id: str, step: str) -> ChatRequest:
@@ -296,7 +325,7 @@ def ask(dataset: Dataset, steps: Sequence[PromptStep[Any, Any]], config: AskConf
     slots = max((build_engine(engine).max_records for engine in engines), default=1)
     calls_per_actor = max(2, -(-2 * slots // runtime.block_rows) + 1)
     return dataset.map_batches(
-        Asker,
+        _named(steps),
         fn_constructor_args=(list(steps), config, root, ledger),
         batch_size=runtime.block_rows, batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -307,3 +336,7 @@ def ask(dataset: Dataset, steps: Sequence[PromptStep[Any, Any]], config: AskConf
     )
 
 
+def _named(steps: Sequence[PromptStep[Any, Any]]) -> type[Asker]:
+    """Asker under the name that Ray's dashboard shows for the operator and its actors: "ask webr: persona, instruction"."""
+    method = steps[0].name.partition("/")[0]
+    return type(f"ask {method}: {', '.join(step.name.removeprefix(f'{method}/') for step in steps)}", (Asker,), {})

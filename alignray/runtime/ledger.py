@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -11,9 +12,13 @@ from typing import Any
 import ray
 
 from alignray.engine.budget import Budget, BudgetConfig
-from alignray.io.journal import Journal, add_up, answers_for
+from alignray.errors import StorageError
+from alignray.io.journal import Journal, JournalTotals, add_up, answers_for
 from alignray.io.storage import Storage
+from alignray.runtime.metrics import FLUSH_EVERY_S, Meter, run_label
 
+SNAPSHOT_TIMEOUT_S = 300
+"""A ledger whose node died is back once Ray has noticed: after half a minute, or so."""
 ENOUGH_TO_JUDGE = 200
 """Records after which a reject rate means something."""
 
@@ -26,7 +31,12 @@ class LedgerState:
         self._storage = Storage(root)
         self._session = session
         self._config = budget
-        totals, self._started = add_up(self._storage)
+        self._is_reborn = _is_reborn()
+        self._unread = ""
+        try:
+            totals, self._started = add_up(self._storage)
+        except StorageError as err:  # an actor that cannot start could not tell why
+            totals, self._started, self._unread = JournalTotals(), set(), str(err)
         self._budget = Budget(budget, spent_usd=totals.usd, spent_tokens=totals.tokens)
         self.lost_usd = 0.0
         self._owners: dict[str, str] = {}
@@ -42,7 +52,9 @@ class LedgerState:
         self._changed = asyncio.Condition()
         self._spent: Counter[str] = Counter()
         self._usd_before = totals.usd
-        self.stop_kind, self.stop_message = "", ""
+        self.stop_kind, self.stop_message = ("storage", self._unread) if self._unread else ("", "")
+        self._meter = Meter(root)
+        self._tell()
 
     async def expect(self, row_ids: Sequence[str]) -> None:
         """Rows that this session will ask for: what earlier sessions journaled for them is read once, now."""
@@ -75,7 +87,12 @@ class LedgerState:
                 verdict = self._budget.reserve(key, usd, tokens)
                 if verdict == "granted":
                     self._owners[key] = row_id
-                    self._journal.append(self._journal.grant(key, row_id, usd, tokens, self._session))
+                    try:
+                        self._journal.append(self._journal.grant(key, row_id, usd, tokens, self._session))
+                    except StorageError as err:
+                        self.stop_kind, self.stop_message = "storage", str(err)
+                        self._changed.notify_all()
+                        break
                     return True
                 if verdict == "refused":
                     self.stop_kind, self.stop_message = "budget", self._describe(usd, tokens)
@@ -114,14 +131,32 @@ class LedgerState:
         rejected, done = self._spent["rejected"], self._spent["rejected"] + self._spent["kept"]
         if done >= ENOUGH_TO_JUDGE and rejected > self._max_reject_rate * done:
             await self.stop("rejects", f"max_reject_rate = {self._max_reject_rate:g} is passed: {rejected} of {done} records rejected")
+        if time.monotonic() - self._told_at >= FLUSH_EVERY_S:
+            self._tell()
         return self.stop_kind
+
+    def _tell(self) -> None:
+        """Money into the metrics. Calls without a price reserve nothing, so their tokens show only under a token budget."""
+        self._told_at = time.monotonic()
+        self._meter.set("alignray_spent_usd", self._usd_before + self._spent.get("usd", 0))
+        if self._config.usd is not None:
+            self._meter.set("alignray_budget_left_usd", self._config.usd - self._budget.spent_usd)
+        if self._config.tokens is not None:
+            self._meter.set("alignray_budget_left_tokens", self._config.tokens - self._budget.spent_tokens)
 
     async def snapshot(self) -> dict[str, Any]:
         """Progress of this session and totals of the run."""
+        self._tell()
         return {
             **self._spent, "usd_total": self._usd_before + self._spent.get("usd", 0), "lost_usd": self.lost_usd,
             "budget_usd": self._config.usd, "stop_kind": self.stop_kind, "stop_message": self.stop_message,
         }
+
+
+def _is_reborn() -> bool:
+    """Whether this process takes the place of an actor that died."""
+    context = ray.get_runtime_context() if ray.is_initialized() else None
+    return context is not None and context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)
 
 
 Ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(LedgerState)
@@ -129,7 +164,7 @@ Ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(LedgerStat
 
 def start_ledger(root: str, budget: BudgetConfig, *, max_reject_rate: float = 1.0) -> Any:
     """The ledger of a run, on the cluster."""
-    return Ledger.options(name=f"alignray-ledger-{uuid.uuid4().hex[:8]}").remote(
+    return Ledger.options(name=f"alignray ledger of {run_label(root)} {uuid.uuid4().hex[:8]}").remote(
         root, budget, uuid.uuid4().hex, max_reject_rate,
     )
 
@@ -141,5 +176,5 @@ def expect_rows(ledger: Any, row_ids: Sequence[str]) -> None:
 
 def snapshot_of(ledger: Any) -> dict[str, Any]:
     """The ledger's progress, totals and reason to stop."""
-    snapshot: dict[str, Any] = ray.get(ledger.snapshot.remote(), timeout=30)
+    snapshot: dict[str, Any] = ray.get(ledger.snapshot.remote(), timeout=SNAPSHOT_TIMEOUT_S)
     return snapshot

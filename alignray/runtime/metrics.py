@@ -120,10 +120,11 @@ class Meter:
             self.flush()
 
     def _tags(self, name: str, keys: tuple[str, ...], values: tuple[str, ...] | list[str]) -> dict[str, str]:
-        tags = {key: self._bounded(name, key, value) for key, value in zip(keys, values, strict=True)}
+        tags = {key: self.bounded(name, key, value) for key, value in zip(keys, values, strict=True)}
         return {"run": self._run, **tags}
 
-    def _bounded(self, name: str, key: str, value: str) -> str:
+    def bounded(self, name: str, key: str, value: str) -> str:
+        """The label's value, or ``OTHER`` once the metric has told ``MAX_VALUES`` of that label apart."""
         known = self._known[name, key]
         value = value[:LABEL_CHARS]
         if value not in known:

@@ -7,15 +7,17 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pydantic
 import ray
 from ray.data import DataContext
+from ray.job_config import JobConfig
 
 from alignray.config import Config
 from alignray.errors import ConfigError
+from alignray.runtime.job_card import tell_job
 
 
 class RuntimeConfig(Config):
@@ -39,6 +41,10 @@ class RuntimeConfig(Config):
     """Records handed to an engine actor at a time."""
     part_rows: int = pydantic.Field(default=1000, ge=1)
     """Rows per committed part; what is in flight below that is held by the journal."""
+
+    private: bool = False
+    """A local run folder that only its owner can look into (mode 0700, also where it exists already). Else files get what the
+    umask says. Workers must then run as the same user; an object store has its own access rules."""
 
     @pydantic.model_validator(mode="after")
     def _bounds(self) -> RuntimeConfig:
@@ -78,8 +84,11 @@ def native_stderr_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_session(config: RuntimeConfig) -> Iterator[None]:
+def ray_session(config: RuntimeConfig, about: Mapping[str, str] | None = None) -> Iterator[None]:
     """A connected Ray; a cluster that was up before stays up after.
+
+    Args:
+        about: goes into the job's metadata, for Ray's dashboard and ``ray list jobs``.
 
     Raises:
         ConfigError: the address named does not answer.
@@ -88,17 +97,19 @@ def ray_session(config: RuntimeConfig) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
+    job = JobConfig(metadata=dict(about or {}))
     address = config.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(address=address, job_config=job, logging_level=logging.ERROR, log_to_driver=False)
         else:
             ray.init(
-                address="local", num_cpus=config.num_cpus, include_dashboard=config.dashboard,
+                address="local", num_cpus=config.num_cpus, include_dashboard=config.dashboard, job_config=job,
                 logging_level=logging.ERROR, log_to_driver=False,
             )
     except (ConnectionError, TimeoutError, ValueError) as err:
         raise ConfigError(f"runtime.address = {address!r}: no Ray cluster answers ({err}); start one or leave it out") from err
+    tell_job(**(about or {}))
     try:
         yield
     finally:
@@ -114,5 +125,7 @@ def quiet_data_context() -> None:
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.verbose_progress = False
+    # an error of ours has to cross from task to driver as itself: of one that is wrapped only the text gets through
+    context.raise_original_map_exception = True
     # what goes wrong in a task is raised on the driver; Ray Data's own traceback of it would come on top
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -89,7 +89,7 @@ class _Signer:
         self._hits: list[pa.Table] = []
         self._rejected: list[Rejected] = []
         self._number = self._num_rows = self._num_characters = 0
-        self._told = {"read": 0, "signed": 0, "rejected": 0}
+        self._told = Counter({"read": 0, "kept": 0, "rejected": 0})
 
     def add(self, batch: TextBatch) -> None:
         self._told["read"] += batch.num_read or len(batch.texts) + len(batch.rejected)
@@ -125,7 +125,8 @@ class _Signer:
         }
         name = f"{self._split_id}-{self._number:05d}"
         self._log.write(SIGNATURES, name, contents, counts, {"split": self._split_id, "minhash": facts_of(self._config)}, run_rows=MAX_ROWS)
-        self._told["signed"] += len(table)
+        self._told["kept"] += len(table)
+        self._told.update({name: count for name, count in counts.items() if name.startswith("rejected/")})
         self._told["rejected"] += len(self._rejected)
         self._batches, self._hits, self._rejected = [], [], []
         self._number, self._num_rows, self._num_characters = self._number + 1, 0, 0

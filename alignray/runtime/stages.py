@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from ray.data import Dataset
 from alignray.errors import AlignrayError
 from alignray.io.commits import CommitLog, name_of
 from alignray.io.storage import Storage
+from alignray.runtime.metrics import Meter
 from alignray.schema import Rejected, arrow_schema, records_of, table_of
 
 FLUSH_ROWS, FLUSH_CHARS = 2000, 32 << 20
@@ -58,7 +59,9 @@ def read_stage(
         for split in batch["item"]:
             yield from _read_split(split, read, record, CommitLog(Storage(root)), stage)
 
-    _run(ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(ingest, batch_size=1, num_cpus=1), on_part)
+    ingest.__name__ = f"read {stage}"
+    dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(ingest, batch_size=1, num_cpus=1)
+    _run(dataset, on_part, root=root, stage=stage)
 
 
 def _read_split(
@@ -79,7 +82,7 @@ def _read_split(
         tables = {"rows": (f"stages/{stage}", table_of(record, kept)), "rejects": ("rejects", table_of(Rejected, rejected))}
         name = f"{split.id}-{number:05d}"
         log.write(stage, name, tables, counts, {"split": split.id, "last": last})
-        return {"part": [name], "kept": [len(kept)], "rejected": [len(rejected)]}
+        return {"part": [name], "kept": [len(kept)], "rejected": [len(rejected)], "counts": [_reasons(counts)]}
 
     for item in read(split, seen):
         (rejected if isinstance(item, Rejected) else kept).append(item)
@@ -115,6 +118,7 @@ def rows_at(refs: Sequence[RowRef], function: Callable[[pa.Table], pa.Table], *,
             assert table is not None, "only parts with rows are referred to"
             yield function(table.take(item["rows"]))
 
+    read_rows.__name__ = f"read {refs[0].stage}"
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
     return dataset.map_batches(read_rows, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
 
@@ -130,9 +134,15 @@ def commit_outcomes(outcomes: Dataset, record: type, *, root: str, stage: str, p
         counts.update(f"rejected/{step}/{reason}" for step, reason in zip(steps, reasons, strict=True))
         name = name_of(batch["row_id"].to_pylist())
         CommitLog(Storage(root)).write(stage, name, {"rows": (f"stages/{stage}", kept), "rejects": ("rejects", rejected)}, counts)
-        return {"part": [name], "kept": [len(kept)], "rejected": [len(rejected)]}
+        return {"part": [name], "kept": [len(kept)], "rejected": [len(rejected)], "counts": [_reasons(counts)]}
 
-    _run(outcomes.map_batches(commit, batch_size=part_rows, batch_format="pyarrow", num_cpus=0.25), on_part)
+    commit.__name__ = f"commit {stage}"
+    _run(outcomes.map_batches(commit, batch_size=part_rows, batch_format="pyarrow", num_cpus=0.25), on_part, root=root, stage=stage)
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    """Rows kept and rejected by reason, as JSON: what the driver tells as metrics."""
+    return orjson.dumps({name: count for name, count in counts.items() if name == "kept" or name.startswith("rejected/")}).decode()
 
 
 def _unnest(batch: pa.Table, column: str, schema: pa.Schema) -> pa.Table:
@@ -142,7 +152,7 @@ def _unnest(batch: pa.Table, column: str, schema: pa.Schema) -> pa.Table:
 
 def scan(
     root: str, stage: str, function: Callable[[str, pa.Table, Any], pa.Table], *, columns: Sequence[str] | None = None,
-    rows: dict[str, list[int]] | None = None, facts: dict[str, Any] | None = None,
+    rows: dict[str, list[int]] | None = None, facts: dict[str, Any] | None = None, name: str = "",
 ) -> Iterator[pa.Table]:
     """``function`` over every committed part of a stage, one task each; its tables as they come, in no fixed order.
 
@@ -150,6 +160,7 @@ def scan(
         function: takes the part's name, its table and its facts.
         rows: only these parts, and of each only these row numbers.
         facts: a JSON value for each part, sent to its task alone.
+        name: what Ray's dashboard shows for it.
     """
     names = [commit.name for commit in CommitLog(Storage(root)).read(stage) if "rows" in commit.files]
     if rows is not None:
@@ -170,8 +181,11 @@ def scan(
         for name in names
     ]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
+    run.__name__ = name or f"scan {stage}"
+    dataset = dataset.map_batches(run, batch_size=1, batch_format="pyarrow")
+    dataset.set_name(stage)
     with our_errors():
-        yield from dataset.map_batches(run, batch_size=1, batch_format="pyarrow").iter_batches(batch_size=None, batch_format="pyarrow")
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def each(root: str, stage: str, items: Sequence[str], work: Callable[[str], dict[str, int]], *, on_item: OnPart | None = None) -> None:
@@ -187,15 +201,22 @@ def each(root: str, stage: str, items: Sequence[str], work: Callable[[str], dict
 
     def run(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for item in batch["item"]:
-            yield {name: [count] for name, count in work(str(item)).items()} | {"item": [item]}
+            counts = work(str(item))
+            numbers = {name: [count] for name, count in counts.items() if not name.startswith("rejected/")}
+            yield numbers | {"item": [item], "counts": [_reasons(counts)]}
 
+    stage = stage.removesuffix("-done")
+    run.__name__ = stage
     dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(run, batch_size=1, num_cpus=1)
-    _run(dataset, on_item or (lambda _: None))
+    _run(dataset, on_item or (lambda _: None), root=root, stage=stage)
 
 
-def _run(dataset: Dataset, on_part: OnPart) -> None:
+def _run(dataset: Dataset, on_part: OnPart, *, root: str, stage: str) -> None:
+    dataset.set_name(stage)
+    meter = Meter(root)
     with our_errors():
         for row in dataset.iter_rows():
+            meter.rows(stage, orjson.loads(row["counts"]))
             on_part(row)
 
 
@@ -209,11 +230,16 @@ def our_errors() -> Iterator[None]:
         while cause is not None:
             inner = getattr(cause, "cause", None)
             if isinstance(inner, AlignrayError):
-                raise type(inner)(*inner.args) from err
+                raise type(inner)(*map(_without_advice, inner.args)) from err
             if isinstance(cause, AlignrayError):
-                raise type(cause)(*cause.args) from err
+                raise type(cause)(*map(_without_advice, cause.args)) from err
             cause = inner or cause.__cause__
         raise
+
+
+def _without_advice(argument: Any) -> Any:
+    """The argument of an error without what Ray Data writes behind it: how to configure retries."""
+    return argument.partition("\nFailed to apply UDF transform")[0] if isinstance(argument, str) else argument
 
 
 def over(before: type, function: Callable[[Any], Any], after: type) -> Callable[[pa.Table], pa.Table]:
@@ -250,7 +276,9 @@ def write_stage(
         counts.update(f"rejected/{reject.step}/{reject.reason}" for reject in rejected)
         tables = {"rows": (folder, table_of(after, kept)), "rejects": ("rejects", table_of(Rejected, rejected))}
         CommitLog(Storage(root)).write(into, part, tables, counts)
-        return pa.table({"kept": [len(kept)]})
+        return pa.table({"counts": [_reasons(counts)]})
 
-    for _ in scan(root, stage, write, rows=rows, facts=facts):
-        pass
+    meter = Meter(root)
+    for table in scan(root, stage, write, rows=rows, facts=facts, name=f"write {into}"):
+        for counts in table["counts"].to_pylist():
+            meter.rows(into, orjson.loads(counts))

@@ -10,7 +10,7 @@ from alignray import errors
 
 FAMILY = [
     errors.AlignrayError, errors.ConfigError, errors.RecordError, errors.EngineError, errors.CallRefused, errors.EngineDown,
-    errors.ResumeError,
+    errors.ResumeError, errors.StorageError,
 ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+MAX_PREAMBLES = 20
+"""Layers of preamble, quotes and rules that are taken off; each costs a pass over the text, and a hostile one can have thousands."""
 _PREFIXES = ("I'm sorry", "I apologize")
 
 # Refusals after normalising apostrophes, case and white space. An apology alone turns nothing down ("I'm sorry to hear
@@ -69,7 +71,10 @@ def is_refusal_original(text: str) -> bool:
 def strip_preamble(text: str) -> str:
     """The text without "Here is ...:" and its kind, outer quotes and outer rules; never empties a text that has content."""
     stripped = text.strip()
-    while (body := _stripped_once(stripped)) != stripped:
+    for _ in range(MAX_PREAMBLES):
+        body = _stripped_once(stripped)
+        if body == stripped:
+            break
         stripped = body
     return stripped
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import uuid
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignray.errors import ResumeError
+from alignray.errors import ResumeError, StorageError
 from alignray.io.commits import CommitLog, name_of, parquet_bytes
 from alignray.io.storage import Storage
 
@@ -188,3 +190,27 @@ def test_a_part_is_plain_parquet_for_everybody_else(local: CommitLog) -> None:
     commit(local)
     assert pq.read_table(only_file(local)) == TABLE
     assert orjson.loads(local.storage.read("commits/pages/part.json"))["counts"] == {"kept": 50}
+
+
+# ---- what is left over, and what cannot be had for now
+
+
+def test_files_that_no_marker_names_are_swept_and_no_others(log: CommitLog) -> None:
+    commit(log)
+    log.write("drafts", "one", {"rejects": ("rejects", TABLE)}, {})
+    log.storage.write("parts/part-00000000.parquet", b"left by a killed writer")
+    log.storage.write("other/note", b"none of its business")
+    log.sweep(("parts", "rejects", "nowhere"))
+    assert len(log.storage.list("parts")) == len(log.storage.list("rejects")) == len(log.storage.list("other")) == 1
+    assert log.table(log.one("pages", "part")) == TABLE
+
+
+def test_a_store_that_does_not_answer_is_no_damaged_file(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(log)
+
+    def busy(*_: Any) -> Any:
+        raise OSError(errno.EBUSY, "slow down")
+
+    monkeypatch.setattr("alignray.io.commits.pq.read_table", lambda *_, **__: busy())
+    with pytest.raises(StorageError, match="cannot read parts/part-.* \\(slow down\\)"):
+        log.table(log.one("pages", "part"))

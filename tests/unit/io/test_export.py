@@ -16,6 +16,11 @@ from tests.runfolders import build_run, make_rows, write_parts
 LAYOUT_KEPT = [name for name in FORMATS if name != "alpaca"]
 
 
+def out_of(folder: Path, format: str, suffix: str = ".jsonl") -> Path:
+    """What to export to: openrlhf makes a folder."""
+    return folder / ("out" if format == "openrlhf" else f"out{suffix}")
+
+
 @pytest.fixture(scope="module")
 def rows() -> list[InstructionRow]:
     return make_rows(90)
@@ -33,7 +38,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, rows: list[InstructionRow]
 def test_what_is_written_reads_back_as_the_same_conversations(
     run_dir: Path, tmp_path: Path, rows: list[InstructionRow], format: str, suffix: str
 ) -> None:
-    path = tmp_path / f"out{suffix}"
+    path = out_of(tmp_path, format, suffix)
     assert export(run_dir, format, path) == 90
     assert list(read_export(path, format)) == [Conversation(row.messages) for row in rows]
 
@@ -69,14 +74,16 @@ def test_a_request_that_the_page_repeats_is_still_taken_apart_exactly(layout: st
 def test_datasets_reads_every_format(run_dir: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
-    path = tmp_path / "out.jsonl"
+    path = out_of(tmp_path, format)
     export(run_dir, format, path)
+    if path.is_dir():
+        path /= "train.jsonl"
     loaded = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.num_rows == 90
     columns = {
         "openai": ["messages"], "trl": ["messages"], "trl-prompt-completion": ["prompt", "completion"],
         "sharegpt": ["conversations"], "llamafactory": ["conversations"], "alpaca": ["instruction", "input", "output"],
-        "openrlhf": ["input", "output"],
+        "openrlhf": ["messages"],
     }
     assert loaded.column_names == columns[format]
     assert all(all(value is not None for value in row.values()) for row in loaded)
@@ -86,14 +93,6 @@ def test_a_json_array_loads_too(run_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     export(run_dir, "alpaca", path)
     assert len(json.loads(path.read_text())) == 90
-
-
-def test_openrlhf_gets_two_message_lists_that_it_can_join(run_dir: Path, tmp_path: Path, rows: list[InstructionRow]) -> None:
-    path = tmp_path / "out.jsonl"
-    export(run_dir, "openrlhf", path)
-    item = json.loads(path.open().readline())
-    assert item["input"] + item["output"] == [{"role": m.role, "content": m.content} for m in rows[0].messages]
-    assert [turn["role"] for turn in item["output"]] == ["assistant"]
 
 
 def test_llamafactory_is_registered_beside_what_is_there(run_dir: Path, tmp_path: Path) -> None:
@@ -118,8 +117,9 @@ def test_system_and_further_turns(tmp_path: Path) -> None:
     row = replace(make_rows(3, hostile=False)[2], messages=turns, layout="request_only")
     write_parts(tmp_path, [row])
     for format in LAYOUT_KEPT:
-        export(tmp_path, format, tmp_path / "out.jsonl")
-        assert list(read_export(tmp_path / "out.jsonl", format)) == [Conversation(turns)]
+        path = out_of(tmp_path, format)
+        export(tmp_path, format, path)
+        assert list(read_export(path, format)) == [Conversation(turns)]
     with pytest.raises(RecordError, match="got system, user, assistant"):
         export(tmp_path, "alpaca", tmp_path / "alpaca.jsonl")
     assert not (tmp_path / "alpaca.jsonl").exists()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import pickle
+import resource
+import signal
 import subprocess
 import sys
 import uuid
@@ -16,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignray.errors import ConfigError
+from alignray.errors import ConfigError, StorageError
 from alignray.io.storage import Appender, Storage
 
 
@@ -206,3 +210,73 @@ def test_a_file_url_is_a_local_disk(tmp_path: Path) -> None:
 def test_an_unknown_store_says_what_to_install() -> None:
     with pytest.raises(ConfigError, match=r"run folder 'nosuch://x': .*; for s3:// install alignray\[s3\]"):
         Storage("nosuch://x")
+
+
+# ---- disks that are full, stores that fail
+
+
+@contextlib.contextmanager
+def no_file_over(num_bytes: int) -> Iterator[None]:
+    """The kernel takes what fits and refuses the rest, as a full disk does."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_line_that_does_not_fit_leaves_nothing_of_itself_and_the_next_one_counts(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    appender = Appender(storage, "calls", "a")
+    appender.append(b"first\n")
+    with no_file_over(10), pytest.raises(StorageError, match=f"run folder {tmp_path}: cannot write calls/a.jsonl"):
+        appender.append(b"second, and too long\n")
+    appender.append(b"third\n")
+    assert list(storage.lines("calls/a.jsonl")) == [b"first", b"third"]
+
+
+def test_a_file_that_does_not_fit_is_not_there_and_the_error_names_the_run_folder(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with no_file_over(10), pytest.raises(StorageError, match=f"run folder {tmp_path}: cannot write parts/a"):
+        storage.write("parts/a", b"x" * 11)
+    assert list((tmp_path / "parts").iterdir()) == []
+
+
+class FailingStore:
+    """Does what it is asked, or not, and answers with an error."""
+
+    def __init__(self, storage: Storage, error: Exception) -> None:
+        self._fs, self._error = storage._fs, error
+
+    def pipe_file(self, path: str, data: bytes, **_: object) -> None:
+        self._fs.pipe_file(path, data)
+        raise self._error
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._fs, name)
+
+
+def test_a_put_whose_answer_was_lost_and_that_was_sent_again_is_one_segment() -> None:
+    storage = Storage(f"memory://run-{uuid.uuid4().hex}")
+    appender = Appender(storage, "calls", "a")
+    plain, storage._fs = storage._fs, FailingStore(storage, FileExistsError("the put met itself"))
+    appender.append(b"paid\n")
+    storage._fs = plain
+    appender.append(b"paid too\n")
+    assert storage.list("calls") == ["a-000000.jsonl", "a-000001.jsonl"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBUSY, "slow down"), TimeoutError("no answer"), PermissionError("no key")])
+def test_a_store_that_fails_is_a_storage_error_with_its_reason(error: OSError) -> None:
+    storage = Storage(f"memory://run-{uuid.uuid4().hex}")
+    storage._fs = FailingStore(storage, error)
+    with pytest.raises(StorageError, match=f"cannot write parts/a .*({error.strerror or error})"):
+        storage.write("parts/a", b"x")
+
+
+def test_folders_are_listed_without_files(storage: Storage) -> None:
+    for name in ("commits/pages/a.json", "commits/rows/b.json", "commits/note"):
+        storage.write(name, b"x")
+    assert storage.folders("commits") == ["pages", "rows"] and storage.folders("nowhere") == []

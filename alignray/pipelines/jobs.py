@@ -1,0 +1,22 @@
+"""The methods that can be sent to a cluster, each with its config."""
+
+from __future__ import annotations
+
+from alignray.config import Config
+from alignray.errors import ConfigError
+from alignray.pipelines.dedup_config import DedupJobConfig
+from alignray.pipelines.webr_config import WebRJobConfig
+
+JOBS: dict[str, type[Config]] = {"webr": WebRJobConfig, "dedup": DedupJobConfig}
+"""Each has its entry jobs/NAME.py, and a key run_dir in its config."""
+
+
+def job_config(method: str) -> type[Config]:
+    """The config of a method.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if method not in JOBS:
+        raise ConfigError(f"there is no method {method!r} to submit; choose {' or '.join(JOBS)}")
+    return JOBS[method]
