@@ -120,7 +120,8 @@ def test_texts_that_cannot_be_stored_are_refused_where_they_stand(text: str) -> 
 def test_a_url_shows_its_query_without_the_secrets() -> None:
     query = f"page=2&key={SECRET}&X-Amz-Signature={SECRET};sig={SECRET}&AccessToken={SECRET}&design=3"
     shown = without_secrets(f"https://host/f.jsonl?{query}#top")
-    assert SECRET not in shown and "page=2" in shown and "design=3" in shown and shown.startswith("https://host/f.jsonl?") and "#top" in shown
+    assert SECRET not in shown
+    assert shown.startswith("https://host/f.jsonl?") and "page=2" in shown and "design=3" in shown and "#top" in shown
     assert without_secrets("a/b?key=1") == "a/b?key=1"
 
 
