@@ -37,3 +37,7 @@ class StorageError(AlignrayError, RuntimeError):
 
 class ResumeError(AlignrayError, RuntimeError):
     """A run folder cannot be continued with this config or this data."""
+
+
+class TrainingError(AlignrayError, RuntimeError):
+    """Training cannot go on: a loss that is no number, with the rows that gave it."""

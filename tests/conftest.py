@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,3 +26,9 @@ def data_dir() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@pytest.fixture(scope="session")
+def spec_vectors(data_dir: Path) -> Callable[[str], Any]:
+    """Conformance vectors by name, from the folder beside the data."""
+    return lambda name: json.loads((data_dir.parent / "spec" / "vectors" / f"{name}.json").read_text())

@@ -1,0 +1,97 @@
+"""Training without Ray: checkpoints and metrics in a local folder, one process or as many as torchrun started."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignray.errors import ConfigError
+from alignray.objectives import SFTConfig
+from alignray.train.config import TrainConfig
+from alignray.train.data import ExampleRows, PairRows, split_of
+from alignray.train.loop import Result, train_loop
+from alignray.train.reference import reference_logprobs
+from alignray.train.strategies.base import Ranks, find_ranks
+
+KEPT = 2
+"""Checkpoints that stay."""
+
+
+class LocalReporter:
+    """Metrics into metrics.jsonl, checkpoints into checkpoints/step-N; a checkpoint appears whole or not at all."""
+
+    def __init__(self, folder: Path, ranks: Ranks) -> None:
+        self._folder, self._ranks = folder, ranks
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+    def report(self, line: dict[str, Any], checkpoint: Path | None) -> None:
+        """See Reporter."""
+        if self._ranks.rank == 0:
+            with (self._folder / "metrics.jsonl").open("ab") as file:
+                file.write(orjson.dumps(line) + b"\n")
+        if checkpoint is None:
+            return
+        final = self._folder / "checkpoints" / f"step-{line['step']:08d}"
+        aside = final.with_suffix(".tmp")
+        if self._ranks.rank == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+        self._ranks.wait()
+        shutil.copytree(checkpoint, aside, dirs_exist_ok=True)
+        self._ranks.wait()
+        if self._ranks.rank == 0:
+            shutil.rmtree(final, ignore_errors=True)
+            aside.rename(final)
+            for old in self._all()[:-KEPT]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        """See Reporter."""
+        yield next(reversed(self._all()), None)
+
+    def wants_checkpoint(self) -> bool:
+        """See Reporter; nobody announces anything here."""
+        return False
+
+    def _all(self) -> list[Path]:
+        return sorted(path for path in (self._folder / "checkpoints").iterdir() if path.suffix != ".tmp")
+
+
+def train_locally(config: TrainConfig, tokens: Path, out: Path) -> Result:
+    """Train on the token rows (Parquet) of a folder; reference log-probabilities are computed first where they are needed.
+
+    Raises:
+        ConfigError: there are no token rows in the folder.
+    """
+    parts = sorted(tokens.glob("*.parquet"))
+    if not parts:
+        raise ConfigError(f"{tokens} holds no Parquet files of token rows; alignray train CONFIG --tokens-only makes them")
+    table = pa.concat_tables(pq.read_table(part) for part in parts)
+    ranks = find_ranks()
+    rows, held_out = (_rows(config, split_of(table, split)) for split in ("train", "eval"))
+    result = train_loop(config, rows, held_out, ranks, LocalReporter(out, ranks))
+    newest = sorted((out / "checkpoints").glob("step-*"))
+    if ranks.rank == 0 and newest:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(out / "model")
+        shutil.copytree(newest[-1] / "model", out / "model")
+    ranks.wait()
+    return result
+
+
+def _rows(config: TrainConfig, table: pa.Table) -> PairRows | ExampleRows:
+    if isinstance(config.objective, SFTConfig):
+        return ExampleRows(table)
+    if not config.objective.needs_reference:
+        return PairRows(table)
+    plain = PairRows(table)
+    found = reference_logprobs(config, [plain[position] for position in range(len(plain))])
+    return PairRows(table, dict(zip(table.sort_by("row_id")["token_key"].to_pylist(), found, strict=True)))
