@@ -13,7 +13,8 @@ from alignray.errors import AlignrayError, ConfigError, EngineDown, EngineError,
 from alignray.untrusted import printable, storable
 
 if TYPE_CHECKING:
-    from alignray.pipelines import dedup
+    from alignray.methods.webr.plan import StepForecast
+    from alignray.pipelines import bridge, dedup, train
     from alignray.pipelines.plan import Plan
     from alignray.pipelines.webr import Outcome
     from alignray.runtime.submit import Job, JobOutcome
@@ -32,6 +33,7 @@ class Method(enum.StrEnum):
     """Methods that take a config."""
 
     webr = "webr"
+    bridge = "bridge"
 
 
 Config = Annotated[Path, typer.Argument(help="YAML config, such as configs/webr/smoke.yaml", show_default=False)]
@@ -69,13 +71,53 @@ def dedup_command(
         raise typer.Exit(DONE if outcome.status == "done" else NOTHING)
 
 
+@app.command("bridge")
+def bridge_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+) -> None:
+    """Preference pairs into pairs that differ where it matters (BMC). The same command on the same run folder goes on."""
+    with _exits(as_json):
+        from alignray.pipelines.bridge import bridge
+        from alignray.pipelines.bridge_config import BridgeJobConfig
+
+        outcome = bridge(_loaded(BridgeJobConfig, config, set_, run), new_run=new_run)
+        _emit(_plain(outcome)) if as_json else _print_bridge(outcome)
+        raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+
+
+@app.command("train")
+def train_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+    check: Annotated[bool, typer.Option("--check", help="Look at the rows, the template and the memory needed; train nothing")] = False,
+    tokens_only: Annotated[bool, typer.Option("--tokens-only", help="Stop after the token table (for torchrun -m alignray.train)")] = False,
+) -> None:
+    """Supervised (sft) or preference training: dpo, ipo, orpo, r_dpo, simpo, figa, each plain or with BMC weights."""
+    with _exits(as_json):
+        from alignray.pipelines.train_config import TrainJobConfig
+
+        loaded = _loaded(TrainJobConfig, config, set_, run)
+        if check:
+            from alignray.pipelines.train_check import check_training, print_check
+
+            found = check_training(loaded)
+            _emit(_plain(found)) if as_json else print_check(found)
+            raise typer.Exit(DONE if found.rows else NOTHING)
+        from alignray.pipelines.train import train
+
+        outcome = train(loaded, new_run=new_run, tokens_only=tokens_only)
+        _emit(_plain(outcome)) if as_json else _print_train(outcome)
+
+
 @app.command("plan")
 def plan_command(
     method: Annotated[Method, typer.Argument(help="What to plan")], config: Config, set_: Sets = None, as_json: Json = False,
-    figures: Annotated[bool, typer.Option("--thesis-figures", help="Token counts of thesis Table 4.5 at this config's prices")] = False,
+    figures: Annotated[bool, typer.Option("--thesis-figures", help="The thesis' counts (Tables 4.5, 6.5) at this config's prices")] = False,
 ) -> None:
     """Rows, calls, tokens and dollars with an interval, from a sample of the real input. Nothing is spent."""
     with _exits(as_json):
+        if method is Method.bridge:
+            _plan_bridge(config, set_, as_json, figures=figures)
+            return
         loaded = _webr_config(config, set_, None)
         if figures:
             _print_table_4_5(loaded, as_json)
@@ -88,7 +130,7 @@ def plan_command(
 
 @app.command("submit")
 def submit_command(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="webr or dedup", show_default=False)], config: Config,
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="webr, dedup, bridge or train", show_default=False)], config: Config,
     address: Annotated[str, typer.Option(
         "--address", metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], show_default=False,
         help="The cluster's dashboard, such as http://HEAD:8265",
@@ -243,6 +285,59 @@ def _print_outcome(outcome: Outcome) -> None:
         console.print(f"[yellow]fewer rows than wanted[/]: {_shown(outcome.message)}", highlight=False, soft_wrap=True)
 
 
+def _print_bridge(outcome: bridge.Outcome) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for name, step in outcome.usage["steps"].items():
+        console.print(
+            f"{name:<12} {step['calls']:>9,} calls {step['prompt_tokens']:>12,} tokens in {step['completion_tokens']:>11,} out "
+            f"{step['usd']:>10.4f} USD", highlight=False, soft_wrap=True,
+        )
+    console.print(f"[bold]{outcome.rows:,} pairs to train on[/]", highlight=False)
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
+    facts = outcome.bridging
+    if facts["edited"] and facts["task"] != "instruction":
+        console.print(f"found good already: {facts['already_good']:,} of {facts['edited']:,} ({facts['good_rate']:.1%})", highlight=False)
+    if facts["mean_edit_rate"] is not None:
+        console.print(
+            f"changed on average: {facts['mean_edit_rate']:.1%} of an answer; between the original answers "
+            f"{facts['mean_original_edit_rate']:.1%}; copies of the reference: {facts['copies']:,}", highlight=False, soft_wrap=True,
+        )
+    console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    console.print(f"dataset   {_shown(outcome.run_dir)}/parts", highlight=False, soft_wrap=True)
+    if outcome.status == "stopped_at_budget":
+        console.print(f"[yellow]stopped at the budget[/]: {_shown(outcome.message)}; raise it and run again to go on", soft_wrap=True)
+    elif outcome.status == "failed":
+        console.print(f"[red]stopped[/]: {_shown(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
+    elif outcome.status == "empty":
+        console.print("[yellow]finished, and no pair was kept[/]: see the reasons above", highlight=False)
+
+
+def _print_train(outcome: train.Outcome) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"[bold]{outcome.rows:,} rows trained on[/], {outcome.eval_rows:,} held out, {outcome.steps:,} steps", highlight=False)
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
+    if outcome.reference is not None:
+        console.print(
+            f"reference  {outcome.reference['found']:,} of {outcome.reference['distinct']:,} rows were in the store, "
+            f"{outcome.reference['computed']:,} computed", highlight=False, soft_wrap=True,
+        )
+    if outcome.layout:
+        why = f" ({outcome.layout_reason})" if outcome.layout_reason else ""
+        console.print(f"layout     {outcome.layout}{_shown(why)}", highlight=False, soft_wrap=True)
+    for name in ("loss", "accuracy", "margin", "eval_loss", "eval_accuracy", "eval_margin", "eval_kl"):
+        if name in outcome.metrics:
+            console.print(f"{name:<14} {outcome.metrics[name]:.4f}", highlight=False)
+    console.print(f"report     {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    if outcome.model:
+        console.print(f"model      {_shown(outcome.model)}", highlight=False, soft_wrap=True)
+
+
 def _print_dedup(outcome: dedup.Outcome) -> None:
     from rich.console import Console
 
@@ -309,9 +404,9 @@ def _print_plan(plan: Plan) -> None:
     table.add_row("total", f"{plan.calls:,}", f"{plan.prompt_tokens:,}", f"{plan.completion_tokens:,}", _usd(plan.usd))
     console.print(table)
     bounds = "" if plan.pages_low == plan.pages_high else f" ({plan.pages_low:,} to {plan.pages_high:,})"
-    console.print(f"\npages {plan.pages:,}{bounds}, drafts {plan.drafts:,}, rows up to {plan.rows:,}", highlight=False)
+    console.print(f"\n{plan.unit} {plan.pages:,}{bounds}, drafts {plan.drafts:,}, rows up to {plan.rows:,}", highlight=False)
     interval = f"90 % interval {_usd(plan.low_usd)} to {_usd(plan.high_usd)}"
-    console.print(f"USD {_usd(plan.usd)}, {interval}; from {plan.sampled_pages} pages", highlight=False)
+    console.print(f"USD {_usd(plan.usd)}, {interval}; from {plan.sampled_pages} {plan.unit}", highlight=False)
     for note in plan.notes:
         console.print(f"note: {_shown(note)}", highlight=False)
 
@@ -322,11 +417,29 @@ def _usd(amount: float) -> str:
 
 def _print_table_4_5(config: Any, as_json: bool) -> None:
     from alignray.engine import price_of
-    from alignray.methods.webr.plan import table_4_5, total
+    from alignray.methods.webr.plan import table_4_5
     from alignray.runtime.ask import role_of
 
     price = price_of(config.engines[role_of(config.roles, "author").engine])
-    steps = table_4_5((price.prompt, price.completion))
+    _print_figures(table_4_5((price.prompt, price.completion)), as_json)
+
+
+def _plan_bridge(path: Path, overrides: list[str] | None, as_json: bool, *, figures: bool) -> None:
+    from alignray.pipelines.bridge_config import BridgeJobConfig
+    from alignray.pipelines.bridge_plan import plan_bridge, table_6_5
+    from alignray.pipelines.plan import price_of_role
+
+    config = _loaded(BridgeJobConfig, path, overrides, None)
+    if figures:
+        _print_figures(table_6_5(price_of_role(config.engines, config.roles, "editor")), as_json)
+        return
+    plan = plan_bridge(config)
+    _emit(_plain(plan)) if as_json else _print_plan(plan)
+
+
+def _print_figures(steps: list[StepForecast], as_json: bool) -> None:
+    from alignray.methods.webr.plan import total
+
     if as_json:
         _emit({"steps": [_plain(step) for step in steps], "usd": round(total(steps), 2)})
         return

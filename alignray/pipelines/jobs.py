@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from alignray.config import Config
 from alignray.errors import ConfigError
+from alignray.pipelines.bridge_config import BridgeJobConfig
 from alignray.pipelines.dedup_config import DedupJobConfig
+from alignray.pipelines.train_config import TrainJobConfig
 from alignray.pipelines.webr_config import WebRJobConfig
 
-JOBS: dict[str, type[Config]] = {"webr": WebRJobConfig, "dedup": DedupJobConfig}
+JOBS: dict[str, type[Config]] = {"webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig, "train": TrainJobConfig}
 """Each has its entry jobs/NAME.py, and a key run_dir in its config."""
 
 

@@ -8,7 +8,7 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -24,7 +24,7 @@ from alignray.methods import webr
 from alignray.methods.webr.plan import StepForecast, completion_mean, step_forecast, total
 from alignray.methods.webr.quota import branch_shares, quotas
 from alignray.pipelines.webr_config import WebRJobConfig
-from alignray.runtime.ask import role_of
+from alignray.runtime.ask import RoleConfig, role_of
 from alignray.schema import ChatRequest, WebDocument, WebRDraft
 from alignray.schema.tokens import estimate_tokens
 from alignray.seeding import rng_for
@@ -55,6 +55,8 @@ class Plan:
     steps: dict[str, StepForecast]
     sampled_pages: int
     notes: tuple[str, ...] = ()
+    unit: str = "pages"
+    """What the counts called pages count: pages or pairs."""
 
 
 def plan_webr(config: WebRJobConfig, *, pages: tuple[list[WebDocument], int] | None = None) -> Plan:
@@ -69,28 +71,53 @@ def plan_webr(config: WebRJobConfig, *, pages: tuple[list[WebDocument], int] | N
         wanted = quotas(config.num_rows, branch_shares(config.webr))
         drafts = min(num_pages, sum(math.ceil(count * config.oversample) for count in wanted.values()))
     per_page = [_tokens_of(document, config) for document in sample]
-    calls, prompts, completions = _means(per_page)
-    steps, money = {}, []
-    for name in calls:
-        role = role_of(config.roles, name_to_role(name, config))
-        price = price_of(config.engines[role.engine])
-        share = calls[name]
-        steps[name] = step_forecast(
-            name, round(drafts * share), (prompts[name] / share, completions[name] / share), (price.prompt, price.completion),
-        )
-        money.append((name, price.prompt, price.completion))
-    spent = [sum(page.get(name, (0, 0))[0] * inp + page.get(name, (0, 0))[1] * out for name, inp, out in money) / 1e6 for page in per_page]
     spread = (low / num_pages, high / num_pages) if num_pages and config.num_rows is None else (1.0, 1.0)
-    usd = total(list(steps.values()))
-    below, above = _interval(spent, drafts, config.seed)
-    rows = min(config.num_rows or drafts, drafts)
+
+    def price(step: str) -> tuple[float, float]:
+        return price_of_role(config.engines, config.roles, name_to_role(step, config))
+
+    return forecast(
+        per_page, price, (num_pages, low, high), drafts=drafts, rows=min(config.num_rows or drafts, drafts), seed=config.seed,
+        spread=spread, notes=notes,
+    )
+
+
+def price_of_role(engines: Mapping[str, Any], roles: Mapping[str, RoleConfig], role: str) -> tuple[float, float]:
+    """Dollars per million prompt and completion tokens of the engine behind a role."""
+    price = price_of(engines[role_of(roles, role).engine])
+    return price.prompt, price.completion
+
+
+def forecast(
+    per_item: Sequence[dict[str, tuple[float, float]]], price: Callable[[str], tuple[float, float]], items: tuple[int, int, int], *,
+    drafts: int, rows: int, seed: int, spread: tuple[float, float] = (1.0, 1.0), notes: tuple[str, ...] = (), unit: str = "pages",
+) -> Plan:
+    """The plan of a run whose records are like the sampled ones.
+
+    Args:
+        per_item: of each sampled record, (prompt, completion) tokens by step.
+        price: of a step, in dollars per million prompt and completion tokens.
+        items: how many records there are, and the bounds of that.
+        drafts: how many of them walk the chain.
+        spread: what the bounds of ``items`` do to the cost.
+    """
+    calls, prompts, completions = _means(per_item)
+    prices = {name: price(name) for name in calls}
+    steps = {
+        name: step_forecast(name, round(drafts * share), (prompts[name] / share, completions[name] / share), prices[name])
+        for name, share in calls.items()
+    }
+    spent = [
+        sum(item[name][0] * inp + item[name][1] * out for name, (inp, out) in prices.items() if name in item) / 1e6 for item in per_item
+    ]
+    below, above = _interval(spent, drafts, seed)
     return Plan(
-        pages=num_pages, pages_low=low, pages_high=high, drafts=drafts, rows=rows,
+        pages=items[0], pages_low=items[1], pages_high=items[2], drafts=drafts, rows=rows,
         calls=sum(step.calls for step in steps.values()),
         prompt_tokens=sum(step.prompt_tokens for step in steps.values()),
         completion_tokens=sum(step.completion_tokens for step in steps.values()),
-        usd=usd, low_usd=below * (1 - COMPLETION_SPREAD) * spread[0], high_usd=above * (1 + COMPLETION_SPREAD) * spread[1],
-        steps=steps, sampled_pages=len(sample), notes=notes,
+        usd=total(list(steps.values())), low_usd=below * (1 - COMPLETION_SPREAD) * spread[0],
+        high_usd=above * (1 + COMPLETION_SPREAD) * spread[1], steps=steps, sampled_pages=len(per_item), notes=notes, unit=unit,
     )
 
 
@@ -109,12 +136,13 @@ def _tokens_of(document: WebDocument, config: WebRJobConfig) -> dict[str, tuple[
             continue
         role = role_of(config.roles, step.role)
         completion = completion_mean(step.name, config.plan.completion_tokens, request.max_new_tokens or role.max_new_tokens)
-        tokens[step.name] = _prompt_tokens(request), completion
+        tokens[step.name] = prompt_tokens_of(request), completion
         draft = _assumed(draft, step.name, completion)
     return tokens
 
 
-def _prompt_tokens(request: ChatRequest) -> float:
+def prompt_tokens_of(request: ChatRequest) -> float:
+    """Estimated tokens of a request, the chat template's included."""
     return sum(estimate_tokens(message.content) + TEMPLATE_TOKENS for message in request.messages)
 
 

@@ -92,10 +92,11 @@ def listed(reasons: Mapping[str, int]) -> str:
 
 def page_counts(folder: RunFolder) -> Counter[str]:
     """Everything that reading the input counted."""
-    return _counts(folder, PAGES)
+    return stage_counts(folder, PAGES)
 
 
-def _counts(folder: RunFolder, stage: str) -> Counter[str]:
+def stage_counts(folder: RunFolder, stage: str) -> Counter[str]:
+    """Everything that the commits of a stage counted."""
     counts = Counter[str]()
     for commit in CommitLog(folder.storage).read(stage):
         counts.update(commit.counts)
@@ -106,16 +107,16 @@ def funnel_of(
     folder: RunFolder, *, num_pages: int, num_selected: int, unique: Unique, num_rows: int,
 ) -> list[dict[str, Any]]:
     """Records to rows: at each stage what came in, what stayed, and what was lost by reason."""
-    seen, drafts = _counts(folder, PAGES), _counts(folder, DRAFTS)
+    seen, drafts = stage_counts(folder, PAGES), stage_counts(folder, DRAFTS)
     num_unique = sum(map(unique.stays, unique.ids))
     removed = Counter(unique.fate[row_id].reason for row_id in unique.ids if not unique.stays(row_id))
     # a page that stands in two input files is one page: the second is counted here, its text is in stages/pages
     repeated = seen["kept"] - num_pages
     rows = [
-        ("ingest", seen["records"] - seen["not_pages"] + seen["damage"], seen["kept"], _by_reason(seen)),
+        ("ingest", seen["records"] - seen["not_pages"] + seen["damage"], seen["kept"], by_reason(seen)),
         ("select", seen["kept"], num_selected, {"duplicate_page": repeated, "not_needed": num_pages - num_selected}),
         ("synthesize", num_selected, drafts["kept"],
-         {**_by_reason(drafts), "not_asked_yet": num_selected - drafts["kept"] - drafts["rejected"]}),
+         {**by_reason(drafts), "not_asked_yet": num_selected - drafts["kept"] - drafts["rejected"]}),
         ("dedup", len(unique.ids), num_unique, dict(sorted(removed.items()))),
         ("quota", num_unique, num_rows, {"over_quota": num_unique - num_rows}),
     ]
@@ -125,7 +126,8 @@ def funnel_of(
     ]
 
 
-def _by_reason(counts: Mapping[str, int]) -> dict[str, int]:
+def by_reason(counts: Mapping[str, int]) -> dict[str, int]:
+    """Rejects by step and reason, from the counts of a stage."""
     return {name.removeprefix("rejected/"): count for name, count in counts.items() if name.startswith("rejected/")}
 
 

@@ -117,12 +117,15 @@ _TRANSPORT = (
 )
 
 
+def without_transport(engines: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The part of dumped engine configs that decides what is answered."""
+    return {name: {key: value for key, value in engine.items() if key not in _TRANSPORT} for name, engine in engines.items()}
+
+
 def identity_of(config: WebRJobConfig) -> dict[str, Any]:
     """The part of the config that decides the rows; a run folder holds one identity."""
     data = config.model_dump(mode="json", exclude=set(_NOT_IDENTITY))
-    data["engines"] = {
-        name: {key: value for key, value in engine.items() if key not in _TRANSPORT} for name, engine in data["engines"].items()
-    }
+    data["engines"] = without_transport(data["engines"])
     data["ingest"].pop("fetch")
     data["prompts"].pop("dir")
     return data

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from alignray.report.bridge_card import bridge_card
 from alignray.report.dedup_card import dedup_card
 from alignray.report.run_folder import RunFolder, read_run, write_whole
+from alignray.report.train_card import train_card
 from alignray.report.webr_card import webr_card
 
-CARDS: dict[str, Callable[[RunFolder], str]] = {"webr": webr_card, "dedup": dedup_card}
+CARDS: dict[str, Callable[[RunFolder], str]] = {"webr": webr_card, "dedup": dedup_card, "bridge": bridge_card, "train": train_card}
 
 
 def write_card(run_dir: str | Path) -> Path:

@@ -38,6 +38,17 @@ def ticks(limit: float, count: int = 4) -> list[float]:
     return [step * index for index in range(math.ceil(limit / step - 1e-9) + 1)]
 
 
+def ticks_between(low: float, high: float, count: int = 3) -> list[float]:
+    """Round numbers from at or under ``low`` to at or over ``high``, about ``count`` steps."""
+    width = high - low
+    if not math.isfinite(width) or width <= 1e-6 * max(abs(low), abs(high), 1e-12):  # all the same: some room around it
+        width = max(abs(high), 1e-9) * 0.1
+        low, high = low - width / 2, high + width / 2
+    step = ticks(width, count)[1]
+    first = math.floor(low / step + 1e-6)
+    return [step * index for index in range(first, max(math.ceil(high / step - 1e-6), first + 1) + 1)]
+
+
 def histogram(edges: Sequence[float], counts: Sequence[int], *, over: int, marks: Sequence[tuple[str, float]], title: str,
               unit: str) -> Markup:
     """Bars between edges, one more for what lies over the last edge, and dashed marks such as the median."""
@@ -63,13 +74,20 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, over: int, marks
     return _svg(WIDTH, HEIGHT, parts, title)
 
 
-def lines(series: Sequence[Series], *, title: str, x_unit: str, breaks: Sequence[float] = ()) -> Markup:
-    """Lines over one x axis that begins at 0; ``breaks`` are places where time was cut out."""
+def lines(
+    series: Sequence[Series], *, title: str, x_unit: str, breaks: Sequence[float] = (), from_zero: bool = True,
+) -> Markup:
+    """Lines over one x axis that begins at 0; ``breaks`` are places where time was cut out.
+
+    Args:
+        from_zero: the y axis begins at 0, which suits amounts; else it spans the values, which may be below 0.
+    """
     points = [point for one in series for point in one.points if point is not None]
     if not points:
         return Markup("")
-    y_ticks, x_limit = ticks(max(y for _, y in points), 3), max(1e-9, *(x for x, _ in points))
-    plot = _Plot(x_limit=x_limit, y_limit=y_ticks[-1])
+    x_limit, highest = max(1e-9, *(x for x, _ in points)), max(y for _, y in points)
+    y_ticks = ticks(highest, 3) if from_zero else ticks_between(min(y for _, y in points), highest)
+    plot = _Plot(x_limit=x_limit, y_limit=y_ticks[-1], y_start=y_ticks[0])
     parts = [plot.y_axis(y_ticks), plot.x_axis([tick for tick in ticks(x_limit, 5) if tick <= x_limit * 1.001], x_unit)]
     for place in breaks:
         parts.append(plot.mark(place))
@@ -195,6 +213,7 @@ class _Plot:
     x_limit: float
     y_limit: float
     x_start: float = 0.0
+    y_start: float = 0.0
 
     @property
     def width(self) -> float:
@@ -204,13 +223,16 @@ class _Plot:
         return _LEFT + (value - self.x_start) / (self.x_limit - self.x_start) * self.width
 
     def y(self, value: float) -> float:
-        return HEIGHT - _BOTTOM - value / self.y_limit * (HEIGHT - _TOP - _BOTTOM)
+        return HEIGHT - _BOTTOM - (value - self.y_start) / (self.y_limit - self.y_start) * (HEIGHT - _TOP - _BOTTOM)
 
     def y_axis(self, values: Sequence[float]) -> Markup:
         line = Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/>{3}')
+        labels = [compact(value) for value in values]
+        if len(set(labels)) < len(labels):  # close together and far from 0
+            labels = [f"{value:.5g}" for value in values]
         return Markup("").join(
-            line.format(_LEFT, WIDTH - _RIGHT, self.y(value), _text(_LEFT - 7, self.y(value) + 4, compact(value), "tick end"))
-            for value in values
+            line.format(_LEFT, WIDTH - _RIGHT, self.y(value), _text(_LEFT - 7, self.y(value) + 4, label, "tick end"))
+            for value, label in zip(values, labels, strict=True)
         )
 
     def x_axis(self, values: Sequence[float], unit: str) -> Markup:

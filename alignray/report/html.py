@@ -6,14 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alignray.report.bridge_page import bridge_page
 from alignray.report.dedup_page import dedup_page
 from alignray.report.page import environment
 from alignray.report.run_folder import RunFolder, read_run, write_whole
+from alignray.report.train_page import train_page
 from alignray.report.webr_page import webr_page
 
 PAGES: dict[str, tuple[str, Callable[[RunFolder], dict[str, Any]]]] = {
     "webr": ("webr.html", webr_page),
     "dedup": ("dedup.html", dedup_page),
+    "bridge": ("bridge.html", bridge_page),
+    "train": ("train.html", train_page),
 }
 """Template and contents by method."""
 

@@ -38,14 +38,14 @@ def webr_page(run: RunFolder) -> dict[str, Any]:
     ]
     return {
         **frame(run, tiles=_tiles(run), facts=facts, rejects=reject_reasons(run)),
-        "usage": _usage(run),
+        "usage": usage(run),
         "lengths": _lengths(run),
         "diversity": lookup(run.analysis, "diversity"),
         "embedder": lookup(run.analysis, "embedder"),
         "verb_nouns": _verb_nouns(run),
         "ratings": _ratings(run),
         "samples": [_sample(row) for row in sample_rows(run, NUM_SAMPLES)],
-        "throughput": _throughput(run.metrics),
+        "throughput": throughput(run.metrics),
     }
 
 
@@ -65,9 +65,15 @@ def _sum(steps: Mapping[str, Any], key: str) -> float:
 
 
 def _tiles(run: RunFolder) -> list[dict[str, str]]:
+    branches = mapping(lookup(run.manifest, "result", "branches"))
+    note = ", ".join(f"{number(count)} {branch}" for branch, count in branches.items()) or "in the part files"
+    return rows_and_cost(run, "Rows", note)
+
+
+def rows_and_cost(run: RunFolder, label: str, note: str) -> list[dict[str, str]]:
+    """Tiles that every run of prompt steps has: rows (under a label, with a note), tokens, cost beside the plan, time."""
     rows = lookup(run.manifest, "result", "rows")
     committed = num_rows(run.part_paths())
-    branches = mapping(lookup(run.manifest, "result", "branches"))
     steps = mapping(lookup(run.manifest, "usage", "steps"))
     usd, plan = lookup(run.manifest, "usage", "usd"), mapping(run.manifest.get("plan"))
     prompt, completion = _sum(steps, "prompt_tokens"), _sum(steps, "completion_tokens")
@@ -78,11 +84,7 @@ def _tiles(run: RunFolder) -> list[dict[str, str]]:
     if is_number(plan.get("low_usd")) and is_number(plan.get("high_usd")):
         planned += f" ({dollars(plan['low_usd'])} to {dollars(plan['high_usd'])})"
     return [
-        {
-            "label": "Rows",
-            "value": number(shown_rows),
-            "note": ", ".join(f"{number(count)} {branch}" for branch, count in branches.items()) or "in the part files",
-        },
+        {"label": label, "value": number(shown_rows), "note": note},
         {
             "label": "Tokens",
             "value": number(prompt + completion) if steps else MISSING,
@@ -102,7 +104,8 @@ def _ingest(run: RunFolder) -> list[tuple[str, str]]:
     return labelled(run.manifest.get("ingest"))
 
 
-def _usage(run: RunFolder) -> dict[str, Any] | None:
+def usage(run: RunFolder) -> dict[str, Any] | None:
+    """What cost.html shows: calls, tokens and dollars by step, beside the plan; None without any."""
     spent = mapping(lookup(run.manifest, "usage", "steps"))
     planned = mapping(lookup(run.manifest, "plan", "steps"))
     names = [*spent, *(name for name in planned if name not in spent)]
@@ -196,7 +199,7 @@ def _sample(row: InstructionRow) -> dict[str, Any]:
     }
 
 
-def _throughput(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def throughput(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Charts over active time: pauses between a stop and its resume are cut out."""
     samples = sorted((m for m in metrics if is_number(m.get("t"))), key=lambda m: m["t"])
     if len(samples) < 3:

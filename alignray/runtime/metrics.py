@@ -40,6 +40,12 @@ GAUGES = {
     "alignray_budget_left_tokens": ("Tokens of budget.tokens that are not used", ()),
     "alignray_stage_done": ("Records that the stage has done", ("stage",)),
     "alignray_stage_total": ("Records that the stage has to do, where that is known", ("stage",)),
+    "alignray_train_loss": ("Loss of the last global batch (train) or of the held-out rows (eval)", ("split",)),
+    "alignray_train_margin": ("Reward margin of chosen over rejected, mean over the rows", ("split",)),
+    "alignray_train_accuracy": ("Share of rows whose chosen response has the higher reward", ("split",)),
+    "alignray_train_tokens_per_s": ("Tokens through the model per second, over all ranks", ("split",)),
+    "alignray_train_grad_norm": ("Norm of the gradient before clipping", ("split",)),
+    "alignray_train_learning_rate": ("Learning rate of the last step", ("split",)),
 }
 LATENCY = ("alignray_call_seconds", "Time from asking an engine to its answer, of a sample of calls", ("role", "engine"))
 

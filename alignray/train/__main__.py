@@ -1,4 +1,4 @@
-"""``torchrun -m alignray.train CONFIG.yaml TOKENS_DIR OUT_DIR``: the training core alone, without Ray."""
+"""``torchrun -m alignray.train CONFIG.yaml RUN OUT``: the training core alone, without Ray."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path, help="YAML with the keys of TrainConfig")
-    parser.add_argument("tokens", type=Path, help="folder of token rows, such as RUN/parts of alignray train --tokens-only")
+    parser.add_argument("run", help="run folder with a token table (alignray train CONFIG --tokens-only)")
     parser.add_argument("out", type=Path, help="folder for checkpoints, metrics.jsonl and model/")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config value")
     args = parser.parse_args()
@@ -24,7 +24,7 @@ def main() -> None:
     try:
         from alignray.train.local import train_locally
 
-        result = train_locally(load_config(TrainConfig, args.config, overrides=args.set), args.tokens, args.out)
+        result = train_locally(load_config(TrainConfig, args.config, overrides=args.set), args.run, args.out)
     except AlignrayError as err:
         sys.stderr.write(f"alignray: {err}\n")
         raise SystemExit(2) from err

@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from alignray.errors import ConfigError
+from alignray.io.commits import CommitLog
+from alignray.io.storage import Storage
 from alignray.objectives import SFTConfig
 from alignray.train.config import TrainConfig
 from alignray.train.data import ExampleRows, PairRows, split_of
@@ -65,16 +66,16 @@ class LocalReporter:
         return sorted(path for path in (self._folder / "checkpoints").iterdir() if path.suffix != ".tmp")
 
 
-def train_locally(config: TrainConfig, tokens: Path, out: Path) -> Result:
-    """Train on the token rows (Parquet) of a folder; reference log-probabilities are computed first where they are needed.
+def train_locally(config: TrainConfig, run: str, out: Path) -> Result:
+    """Train on the token table of a run folder; reference log-probabilities are computed first where they are needed, on every rank.
 
     Raises:
-        ConfigError: there are no token rows in the folder.
+        ConfigError: there is no token table in the folder.
     """
-    parts = sorted(tokens.glob("*.parquet"))
-    if not parts:
-        raise ConfigError(f"{tokens} holds no Parquet files of token rows; alignray train CONFIG --tokens-only makes them")
-    table = pa.concat_tables(pq.read_table(part) for part in parts)
+    tables = [table for _, table in CommitLog(Storage(run)).tables("tokens")]
+    if not tables:
+        raise ConfigError(f"{run} holds no token table; alignray train CONFIG --tokens-only makes one")
+    table = pa.concat_tables(tables)
     ranks = find_ranks()
     rows, held_out = (_rows(config, split_of(table, split)) for split in ("train", "eval"))
     result = train_loop(config, rows, held_out, ranks, LocalReporter(out, ranks))

@@ -89,7 +89,8 @@ def train_loop(config: TrainConfig, rows: Rows, held_out: Rows | None, ranks: Ra
         progress = load_checkpoint(folder, strategy, config, ranks) if folder is not None else Progress(0, [])
     if progress.step:
         logger.info("going on after step %d of %d", progress.step, total)
-    history, last, evaluated = list(progress.history), {}, {}
+    history = list(progress.history)
+    last, evaluated = ({} if line is None else line for line in (_last(history, "train"), _last(history, "eval")))
     per_epoch = -(-len(rows) // config.batch_size)
     if held_out is not None and len(held_out) and progress.step == 0:
         evaluated = trainer.evaluate(held_out, 0)
@@ -111,6 +112,10 @@ def train_loop(config: TrainConfig, rows: Rows, held_out: Rows | None, ranks: Ra
             _tell(reporter, history, last, None)
     metrics = {**last, **{f"eval_{name}": value for name, value in evaluated.items() if name not in ("kind", "watched")}}
     return Result(total, metrics, trainer.layout, trainer.layout_reason)
+
+
+def _last(history: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:
+    return next((line for line in reversed(history) if line["kind"] == kind), None)
 
 
 def _tell(reporter: Reporter, history: list[dict[str, Any]], line: dict[str, Any], checkpoint: Path | None) -> None:
@@ -171,10 +176,11 @@ class _Trainer:
         bad: list[str] = []
         self._strategy.scorer.train()
         for number, positions in enumerate(passes):
+            self._strategy.begin(is_last=number == len(passes) - 1)
             out, num_tokens = self._forward(rows, positions, totals)
             bad += _not_finite(rows, positions, out)
             sums.add(out, num_tokens)
-            self._strategy.backward(out.loss, is_last=number == len(passes) - 1)
+            self._strategy.backward(out.loss)
         found = sums.total(self._ranks, also=[float(len(bad))])
         if found.also[0]:
             self._stop(bad, step)

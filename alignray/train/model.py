@@ -62,7 +62,8 @@ class TokenScorer(nn.Module):
         if not packed.is_causal:
             mask = _block_mask(packed) if self._attention == "flex_attention" else attention_mask(packed)
             if self._attention == "eager":
-                mask = torch.where(mask, 0.0, torch.finfo(head.weight.dtype).min).to(head.weight.dtype)
+                dtype = head.weight.dtype
+                mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
         states_RLD = decoder(
             input_ids=packed.input_ids_RL, position_ids=packed.position_ids_RL, attention_mask=mask, use_cache=False,
         ).last_hidden_state
@@ -160,6 +161,24 @@ def check_path(path: str) -> None:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_local and not (Path(path) / "config.json").is_file():
         raise ConfigError(f"model.path={path!r} is no model folder (no config.json in it)")
+
+
+def model_folder(config: ModelConfig) -> Path:
+    """Local folder of a model; a hub model is downloaded into the hub's cache first.
+
+    Raises:
+        ConfigError: there is no such folder, and no such hub model that this machine can reach.
+    """
+    check_path(config.path)
+    if (folder := Path(config.path).expanduser()).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as err:
+        raise ConfigError(f"model.path={config.path!r} is no folder here, and the hub does not give it ({_first_line(err)})") from err
 
 
 def _with_adapters(model: Any, config: LoRAConfig, seed: int) -> Any:

@@ -186,6 +186,12 @@ class ChatTokenizer:
         bos = "none" if self._bos_id is None or shown[0] != self._bos_id else f"{tokenizer.bos_token!r}, once"
         return {"template": self.template.name, "end_token": repr(self.end_token), "bos_token": bos, "pad_token": padding}
 
+    @property
+    def digest(self) -> str:
+        """32 hex digits over vocabulary, chat template and end token."""
+        known = [sorted(self._tokenizer.get_vocab().items()), self.template.text, self.end_token]
+        return hashlib.blake2b(orjson.dumps(known), digest_size=16).hexdigest()
+
     def notes(self) -> list[str]:
         """What a user should know of template and tokenizer before training."""
         found = []
@@ -196,6 +202,20 @@ class ChatTokenizer:
                 f"responses end with {self.end_token!r}, the tokenizer's own is {self._tokenizer.eos_token!r}: generation must stop at both"
             )
         return found
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of some tokens, special ones too."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """What each token adds to the text; a character of several tokens stands at the last of them. For showing: it decodes often."""
+        texts, shown = [], ""
+        for stop in range(1, len(ids) + 1):
+            whole = self.text(ids[:stop])
+            stable = whole.rstrip("\N{REPLACEMENT CHARACTER}") if stop < len(ids) else whole
+            texts.append(stable[len(shown) :])
+            shown = max(shown, stable, key=len)
+        return texts
 
     # ---- pairs
 

@@ -14,11 +14,12 @@ import pytest
 from alignray.config import Config, changed_keys, fingerprint, load_config, may_be_secret
 from alignray.engine import EngineConfig
 from alignray.errors import ConfigError
+from alignray.pipelines.bridge_config import BridgeJobConfig
 from alignray.pipelines.dedup_config import DedupJobConfig
 from alignray.pipelines.webr_config import WebRJobConfig
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {"webr": WebRJobConfig, "dedup": DedupJobConfig}
+CLASSES = {"webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig}
 """Folder of configs/ to its config class: a new method adds a line."""
 
 

@@ -56,8 +56,12 @@ class Strategy(Protocol):
         """Log-probabilities [N] of the packed targets; see TokenScorer for what a reference adds."""
         ...
 
-    def backward(self, loss: Tensor, *, is_last: bool) -> None:
-        """Add the gradients of this rank's share of the global loss; ranks are summed by ``is_last``, the step's last call."""
+    def begin(self, *, is_last: bool) -> None:
+        """Before each training pass; ranks are summed in the backward of the step's last one."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of this rank's share of the global loss."""
         ...
 
     def step(self, learning_rate: float) -> float:

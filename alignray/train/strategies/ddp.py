@@ -37,11 +37,13 @@ class DDP:
             logprobs_N: Tensor = (self._module if torch.is_grad_enabled() else self.scorer)(packed, reference)
         return logprobs_N
 
-    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+    def begin(self, *, is_last: bool) -> None:
         """See Strategy."""
-        # DDP looks at this flag when backward reaches its hooks
         if self._ranks.world_size > 1:
             self._module.require_backward_grad_sync = is_last
+
+    def backward(self, loss: Tensor) -> None:
+        """See Strategy."""
         (loss * self._ranks.world_size).backward()  # DDP averages
 
     def step(self, learning_rate: float) -> float:

@@ -70,9 +70,12 @@ class DeepSpeed:
         logprobs_N: Tensor = self._engine(packed, reference)
         return logprobs_N
 
-    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+    def begin(self, *, is_last: bool) -> None:
         """See Strategy."""
         self._engine.set_gradient_accumulation_boundary(is_last)
+
+    def backward(self, loss: Tensor) -> None:
+        """See Strategy."""
         self._engine.backward(loss * self._ranks.world_size)  # it averages
 
     def step(self, learning_rate: float) -> float:

@@ -45,9 +45,12 @@ class FSDP2:
         logprobs_N: Tensor = self._module(packed, reference)
         return logprobs_N
 
-    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+    def begin(self, *, is_last: bool) -> None:
         """See Strategy."""
         self._module.set_requires_gradient_sync(is_last)
+
+    def backward(self, loss: Tensor) -> None:
+        """See Strategy."""
         (loss * self._ranks.world_size).backward()  # it averages
 
     def step(self, learning_rate: float) -> float:

@@ -132,6 +132,8 @@ def test_a_bridged_part_is_read_as_its_pair(tmp_path: Path) -> None:
     pq.write_table(table_of(BridgedPair, [bridged]), tmp_path / "part.parquet")
     (pair,) = read_pairs(split_of(tmp_path / "part.parquet"), FetchConfig(), Counter())
     assert pair == PreferencePair("b" * 32, (USER,), "four", "five", "web")
+    (pair,) = read_pairs(split_of(tmp_path / "part.parquet"), FetchConfig(), Counter(), originals=True)
+    assert pair == PreferencePair("b" * 32, (USER,), "it is four", "five", "web")
 
 
 def test_every_row_of_a_file_is_a_pair_or_a_reject(tmp_path: Path) -> None:

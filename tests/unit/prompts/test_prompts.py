@@ -27,6 +27,10 @@ FIELDS = {
     "max_words": 50,
     "instruction": "Explain tides to a child in three sentences.",
     "rollout": "The moon pulls the water.\n\nThat is a tide.",
+    "question": "What moves the sea?\nOptions:\nthe moon\nthe wind",
+    "request": "Explain tides in one sentence.",
+    "reference": "The moon pulls the water.\nThe answer is the moon",
+    "answer": "The wind pushes the water.\nThe answer is the wind",
 }
 HOSTILE = [
     "{{ 7*7 }}", "{% raw %}", "{# gone #}", "{% for x in [1] %}x{% endfor %}", "{{ ''.__class__.__mro__ }}", "{{ text }}", "%s {0} ${x}",

@@ -1,0 +1,249 @@
+"""BMC's bridging, told once: rows -> pairs -> edited pairs -> rows to train on -> report (thesis 6.2.1, arXiv:2408.07471)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from alignray.engine import model_name
+from alignray.errors import RecordError
+from alignray.io.commits import CommitLog
+from alignray.io.run_folder import RunFolder, failure_noted, now
+from alignray.io.sources import Split
+from alignray.methods.bmc.steps import ALREADY_GOOD, EDIT, bridge_steps, prompt_name, to_bridged
+from alignray.pipelines.bridge_config import BridgeJobConfig, identity_of
+from alignray.pipelines.bridge_plan import plan_bridge
+from alignray.pipelines.inspect_run import job_facts, rewrite_report, run_facts
+from alignray.pipelines.watch import Watch
+from alignray.pipelines.webr_account import by_reason, listed, reject_reasons, stage_counts, usage_of
+from alignray.prompts import load_prompt
+from alignray.report.bridge_figures import analyze_pairs
+from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
+from alignray.runtime.index import Index, index_of
+from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
+from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
+from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
+from alignray.schema import BridgedPair, BridgeDraft, records_of
+from alignray.seeding import draw
+from alignray.steps import PromptStep
+from alignray.untrusted import printable
+
+PAIRS, DRAFTS, ROWS = "pairs", "drafts", "rows"
+"""Stages of a run, in order."""
+Steps = list[PromptStep[BridgeDraft, BridgeDraft]]
+
+
+@dataclass
+class Outcome:
+    """How a run ended, for the command line and for ``--json``."""
+
+    status: str
+    """done, empty, stopped_at_budget or failed."""
+    rows: int
+    rejected: dict[str, int]
+    bridging: dict[str, Any]
+    """What the edits are like: GOOD verdicts, copies of the reference, mean edit rates."""
+    usage: dict[str, Any]
+    report: str
+    run_dir: str
+    message: str = ""
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """What every part of the story needs."""
+
+    config: BridgeJobConfig
+    folder: RunFolder
+    watch: Watch
+    ledger: Any
+    steps: Steps
+
+    @property
+    def root(self) -> str:
+        return self.folder.root
+
+
+def bridge(config: BridgeJobConfig, *, new_run: bool = False, console: Console | None = None) -> Outcome:
+    """Preference pairs in, pairs out whose answers differ where it matters. Running it again goes on where it stopped.
+
+    Raises:
+        ConfigError, RecordError, ResumeError: before anything is spent.
+        EngineDown: the run stopped because an engine cannot be used; run again to go on.
+    """
+    console = console or Console(stderr=True)
+    steps = bridge_steps(config.bridge, answers_first=config.input.kind == "questions", prompts_dir=config.prompts.dir)
+    check_roles(steps, config.engines, config.roles)
+    splits = config.input.splits()
+    folder = RunFolder(config.run_dir)
+    manifest = folder.begin(
+        config.model_dump(mode="json"), _identity(config, splits), run_facts("bridge"), new_run=new_run, private=config.runtime.private,
+    )
+    resumed = " (resumed)" if manifest["sessions"] > 1 else ""
+    console.print(f"[bold]Bridge[/] into {escape(printable(folder.root))}{resumed}", highlight=False)
+    native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
+    with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
+        quiet_data_context()
+        ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
+        run = Run(config, folder, Watch(console, folder), ledger, steps)
+        read(run, splits)
+        pairs = pair_index(run)
+        manifest["plan"] = _plan(run, pairs)
+        selected = select(run, pairs)
+        edit(run, pairs, selected)
+        num_rows = write(run, pairs, selected)
+        snapshot = snapshot_of(ledger)
+    return _finish(run, manifest, pairs, selected, num_rows, snapshot)
+
+
+def _identity(config: BridgeJobConfig, splits: list[Split]) -> dict[str, Any]:
+    names = [] if config.bridge.variant == "plain" else [prompt_name(config.bridge)]
+    prompts = {name: load_prompt(name, config.prompts.dir).digest for name in names}
+    return {"config": identity_of(config), "prompts": prompts, "inputs": {split.shown: split.num_bytes for split in splits}}
+
+
+def read(run: Run, splits: list[Split]) -> None:
+    """Every input file read once: pairs, or questions with their true answers, and rejects into committed parts."""
+    with run.watch.stage(PAIRS, None) as advance:
+        read_stage(
+            splits, run.config.input.drafts, BridgeDraft, root=run.root, stage=PAIRS,
+            on_part=lambda part: advance(part["kept"]),
+        )
+
+
+def pair_index(run: Run) -> Index:
+    """All distinct pairs, by id.
+
+    Raises:
+        RecordError: no pair is left; the message lists why.
+    """
+    pairs = index_of(run.root, PAIRS, {}, read=[])
+    if not pairs.ids:
+        reasons = listed(reject_reasons(run.folder, [PAIRS]))
+        raise RecordError(f"no pair is left to work on; rejected: {reasons or 'nothing was read'}; look into {run.root}/rejects")
+    return pairs
+
+
+def select(run: Run, pairs: Index) -> list[int]:
+    """Positions of the pairs to work on: those of the least seeded draw, so that a larger max_pairs only adds some."""
+    config = run.config
+    if config.max_pairs is None:
+        return list(range(len(pairs.ids)))
+    order = sorted(range(len(pairs.ids)), key=lambda place: (draw(config.seed, pairs.ids[place], "bmc/select"), pairs.ids[place]))
+    num_asked = len(committed_ids(run.root, DRAFTS))  # what was worked on stays in, should max_pairs have been lowered
+    return sorted(order[: max(config.max_pairs, num_asked)])
+
+
+def _refs(stage: str, index: Index, positions: list[int]) -> list[RowRef]:
+    return [RowRef(stage, part, tuple(rows)) for part, rows in sorted(index.by_part(positions).items())]
+
+
+def edit(run: Run, pairs: Index, selected: list[int]) -> None:
+    """Every selected pair that has no committed outcome walks the prompt steps."""
+    done = committed_ids(run.root, DRAFTS) if run.steps else set(pairs.ids)
+    pending = [position for position in selected if pairs.ids[position] not in done]
+    if not pending:
+        return
+    config, runtime = run.config, run.config.runtime
+    ask_config = AskConfig(engines=config.engines, roles=config.roles, budget=config.budget, runtime=runtime, seed=config.seed)
+    expect_rows(run.ledger, [pairs.ids[position] for position in pending])
+    drafts = rows_at(_refs(PAIRS, pairs, pending), over(BridgeDraft, _same, BridgeDraft), root=run.root, block_rows=runtime.block_rows)
+    answered = ask(drafts, run.steps, ask_config, root=run.root, ledger=run.ledger)
+    with run.watch.stage("edits", len(pending), partial(snapshot_of, run.ledger)) as advance:
+        commit_outcomes(
+            answered, BridgeDraft, root=run.root, stage=DRAFTS, part_rows=runtime.part_rows,
+            on_part=lambda part: advance(part["kept"] + part["rejected"]),
+        )
+
+
+def _same(draft: BridgeDraft) -> BridgeDraft:
+    return draft
+
+
+def write(run: Run, pairs: Index, selected: list[int]) -> int:
+    """The finished rows, part by part, and how many."""
+    config = run.config
+    stage, index, positions = PAIRS, pairs, selected
+    if run.steps:
+        stage, index = DRAFTS, index_of(run.root, DRAFTS, {}, read=[])
+        positions = list(range(len(index.ids)))
+    rows = index.by_part(positions)
+    model = "" if config.bridge.variant == "plain" else model_name(config.engines[role_of(config.roles, "editor").engine])
+    finish = partial(_finished, config=config, model=model)
+    facts = {part: [None] * len(numbers) for part, numbers in rows.items()}
+    write_stage(run.root, stage, ROWS, finish, BridgeDraft, BridgedPair, folder="parts", rows=rows, facts=facts)
+    return len(positions)
+
+
+def _finished(draft: BridgeDraft, _fact: None, *, config: BridgeJobConfig, model: str) -> BridgedPair:
+    return to_bridged(draft, config.bridge, model=model)
+
+
+def _plan(run: Run, pairs: Index) -> dict[str, Any]:
+    """The forecast from pairs that were read, to stand beside the bill."""
+    limit = run.config.plan.sample_pairs
+    sample: list[BridgeDraft] = []
+    for _, table in CommitLog(run.folder.storage).tables(PAIRS):
+        sample += records_of(BridgeDraft, table.slice(0, limit - len(sample)))
+        if len(sample) >= limit:
+            break
+    return dataclasses.asdict(plan_bridge(run.config, pairs=(sample, len(pairs.ids))))
+
+
+def _funnel(run: Run, num_pairs: int, num_selected: int, num_rows: int) -> list[dict[str, Any]]:
+    """Rows read to pairs to train on: at each stage what came in, what stayed, and what was lost by reason."""
+    seen, drafts = stage_counts(run.folder, PAIRS), stage_counts(run.folder, DRAFTS)
+    stages = [
+        ("read", seen["records"] + seen["damage"], seen["kept"], by_reason(seen)),
+        ("select", seen["kept"], num_selected, {"duplicate_pair": seen["kept"] - num_pairs, "not_needed": num_pairs - num_selected}),
+    ]
+    if run.steps:
+        not_asked = num_selected - drafts["kept"] - drafts["rejected"]
+        stages.append(("bridge", num_selected, num_rows, {**by_reason(drafts), "not_asked_yet": not_asked}))
+    return [
+        {"stage": stage, "in": before, "kept": after, "rejected": {reason: count for reason, count in reasons.items() if count}}
+        for stage, before, after, reasons in stages
+    ]
+
+
+def _finish(
+    run: Run, manifest: dict[str, Any], pairs: Index, selected: list[int], num_rows: int, snapshot: Mapping[str, Any],
+) -> Outcome:
+    """Manifest, analysis, report and card; all from the run folder's files."""
+    config, folder = run.config, run.folder
+    status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+    usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
+    log = CommitLog(folder.storage)
+    log.sweep(("parts", "rejects"))
+    columns = ["edit_rate", "original_edit_rate", "copies_reference", "original_chosen", "original_rejected"]
+    analysis = analyze_pairs(row for _, table in log.tables(ROWS, columns=columns) for row in table.to_pylist())
+    verdicts = stage_counts(folder, DRAFTS)
+    good = verdicts[f"rejected/{EDIT}/{ALREADY_GOOD}"]
+    edited = verdicts["kept"] + sum(count for name, count in verdicts.items() if name.startswith(f"rejected/{EDIT}/"))
+    bridging = {
+        "task": config.bridge.task, "variant": config.bridge.variant, "edited": edited, "already_good": good,
+        "good_rate": good / edited if edited else None, "copies": analysis["copies"],
+        "mean_edit_rate": analysis["edit_rate"]["mean"], "mean_original_edit_rate": analysis["original_edit_rate"]["mean"],
+        "same_result": analysis["same_result"], "with_results": analysis["with_results"],
+    }
+    funnel = _funnel(run, len(pairs.ids), len(selected), num_rows)
+    manifest.update({
+        "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
+        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "bridging": bridging, "result": {"rows": num_rows},
+    })
+    folder.write_json("analysis.json", analysis)
+    folder.write_manifest(manifest)
+    return Outcome(
+        status=status, rows=num_rows, rejected=dict(reject_reasons(folder, [PAIRS, DRAFTS])), bridging=bridging, usage=usage,
+        report=rewrite_report(folder.root), run_dir=folder.root, message=snapshot["stop_message"], funnel=funnel,
+    )

@@ -1,0 +1,281 @@
+"""Training on Ray Train: ranks that run ``train_loop``, checkpoints into the run folder, metrics to Ray and metrics.jsonl."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pydantic
+import ray
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.callback import UserCallback
+
+from alignray.config import Config
+from alignray.errors import AlignrayError, ConfigError, RecordError, ResumeError, TrainingError
+from alignray.io.commits import CommitLog
+from alignray.io.reference_store import ReferenceStore
+from alignray.io.run_folder import RunFolder
+from alignray.io.storage import Storage
+from alignray.runtime.metrics import Meter
+from alignray.runtime.reference_store import Forward
+from alignray.runtime.tokens import TOKENS
+from alignray.train.checkpoint import MODEL
+from alignray.train.config import TrainConfig
+from alignray.train.data import ExampleRows, PairRows, PairTokens, split_of
+from alignray.train.loop import train_loop
+from alignray.train.reference import ReferenceScorer
+from alignray.train.strategies.base import find_ranks
+
+logger = logging.getLogger(__name__)
+
+NAME = "training"
+"""Folder of the run's checkpoints."""
+SAID, OUTCOME = f"{NAME}/outcome.json", "training.json"
+"""What rank 0 says at the end, and the same once the model is in its place."""
+KEPT = 2
+"""Checkpoints that stay."""
+ERRORS: dict[str, type[AlignrayError]] = {
+    error.__name__: error for error in (ConfigError, RecordError, ResumeError, TrainingError)
+}
+
+
+class WorkersConfig(Config):
+    """The ranks of a training run."""
+
+    num_workers: int = pydantic.Field(1, ge=1)
+    """Ranks; one GPU each where use_gpu is set."""
+    use_gpu: bool | None = None
+    """null: where the cluster has GPUs."""
+    cpus_per_worker: float = pydantic.Field(1, ge=0)
+    """CPUs that Ray sets aside for each rank."""
+    max_failures: int = pydantic.Field(3, ge=0)
+    """Restarts from the newest checkpoint after a rank or a node died, before the run gives up."""
+    max_preemption_failures: int = pydantic.Field(-1, ge=-1)
+    """The same for announced preemptions, which are not held against the run; -1: any number."""
+
+    def has_gpus(self) -> bool:
+        """Whether ranks get a GPU each; asks the cluster where the config leaves it open."""
+        return self.use_gpu if self.use_gpu is not None else ray.cluster_resources().get("GPU", 0) > 0
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How training ended."""
+
+    steps: int
+    metrics: dict[str, Any]
+    layout: str
+    layout_reason: str | None
+    model: str
+    """Folder of the trained model (or its adapters) in Hugging Face format."""
+
+
+def reference_forward(config: TrainConfig) -> Forward:
+    """What fills the reference store: token rows to log-probabilities. Loads the model."""
+    scorer = ReferenceScorer(config)
+
+    def forward(rows: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
+        return scorer.score([_pair(row) for row in rows])
+
+    return forward
+
+
+def _pair(row: dict[str, Any]) -> PairTokens:
+    prompt, chosen, rejected = (np.asarray(row[f"{name}_ids"], np.int64) for name in ("prompt", "chosen", "rejected"))
+    return PairTokens(row["row_id"], prompt, chosen, rejected, np.zeros(len(chosen), bool), np.zeros(len(rejected), bool))
+
+
+def launch_training(
+    config: TrainConfig, workers: WorkersConfig, *, root: str, store: ReferenceStore | None, on_step: Callable[[int], None],
+) -> TrainingOutcome:
+    """Train on the token table of a run folder; a run that was stopped goes on from its newest checkpoint.
+
+    Args:
+        store: reference log-probabilities of all rows; None where the objective needs none.
+        on_step: called with the number of steps done since.
+
+    Raises:
+        ConfigError, RecordError, ResumeError, TrainingError: as a rank raised it.
+    """
+    storage = Storage(root)
+    if not storage.exists(OUTCOME):
+        board = _Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+        with _steps_told(board, on_step):
+            _fit(config, workers, storage, store, board)
+    return TrainingOutcome(**orjson.loads(storage.read(OUTCOME)))
+
+
+def _fit(config: TrainConfig, workers: WorkersConfig, storage: Storage, store: ReferenceStore | None, board: Any) -> None:
+    use_gpu = workers.has_gpus()
+    # without a filesystem object Ray would look for credentials and endpoints of a store in its own way
+    filesystem, path = storage.arrow()
+    trainer = TorchTrainer(
+        _rank, train_loop_config={"config": config.model_dump(mode="json", by_alias=True), "root": storage.root, "store": store},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.num_workers, use_gpu=use_gpu,
+            resources_per_worker={"CPU": workers.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=NAME, storage_path=path, storage_filesystem=None if storage.is_local else filesystem,
+            callbacks=[_Teller(storage.root, board)],
+            failure_config=FailureConfig(max_failures=workers.max_failures, max_preemption_failures=workers.max_preemption_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.v2.api.exceptions.TrainingFailedError as err:  # type: ignore[attr-defined]
+        first = next(iter(getattr(err, "worker_failures", {}).values()), err)
+        raise TrainingError(f"training failed {workers.max_failures + 1} times, last: {str(first).strip().splitlines()[-1]}") from err
+    outcome = orjson.loads(storage.read(SAID)) if storage.exists(SAID) else {"error": "TrainingError", "message": "training ended without a word"}
+    if "error" in outcome:
+        raise ERRORS.get(outcome["error"], TrainingError)(outcome["message"])
+    _keep_model(result.checkpoint, storage)
+    storage.write(OUTCOME, orjson.dumps(outcome))  # last: a run that has it is whole
+
+
+def _keep_model(checkpoint: Any, storage: Storage) -> None:
+    """The model of the last checkpoint, where users look for it."""
+    filesystem, target = storage.arrow(MODEL)
+    filesystem.create_dir(target, recursive=True)
+    pafs.copy_files(f"{checkpoint.path}/{MODEL}", target, source_filesystem=checkpoint.filesystem, destination_filesystem=filesystem)
+
+
+# ---- on the ranks
+
+
+def _rank(loop_config: dict[str, Any]) -> None:
+    """One rank. What it raises on purpose is told and not tried again."""
+    config = TrainConfig.model_validate(loop_config["config"])
+    reporter = _RayReporter()
+    try:
+        rows, held_out = load_rows(loop_config["root"], loop_config["store"])
+        result = train_loop(config, rows, held_out, find_ranks(), reporter)
+        last = {"kind": "end", "outcome": {**asdict(result), "model": Storage(loop_config["root"]).path(MODEL)}}
+    except AlignrayError as err:
+        last = {"kind": "end", "outcome": {"error": type(err).__name__, "message": str(err)}}
+    ray.train.report(last)
+
+
+def load_rows(root: str, store: ReferenceStore | None) -> tuple[PairRows | ExampleRows, PairRows | ExampleRows]:
+    """Training and held-out rows of a run folder's token table, with their reference log-probabilities."""
+    tables = [table for _, table in CommitLog(Storage(root)).tables(TOKENS)]
+    table = pa.concat_tables(tables)
+    return _rows(split_of(table, "train"), store), _rows(split_of(table, "eval"), store)
+
+
+def _rows(table: pa.Table, store: ReferenceStore | None) -> PairRows | ExampleRows:
+    if "input_ids" in table.column_names:
+        return ExampleRows(table)
+    if store is None:
+        return PairRows(table)
+    keys = table["token_key"].to_pylist()
+    return PairRows(table, store.read(store.index(keys), keys))
+
+
+class _RayReporter:
+    """Reporter over Ray Train."""
+
+    def report(self, line: dict[str, Any], checkpoint: Path | None) -> None:
+        """See Reporter."""
+        if checkpoint is None:
+            ray.train.report(line)
+        else:
+            ray.train.report(
+                line, checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)), checkpoint_dir_name=f"step-{line['step']:08d}",
+            )
+
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        """See Reporter."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def wants_checkpoint(self) -> bool:
+        """See Reporter."""
+        return ray.train.get_preemption_info() is not None
+
+
+# ---- on the controller
+
+
+class _Teller(UserCallback):
+    """Rank 0's lines into metrics.jsonl and Ray's metrics; the outcome into a file of its own."""
+
+    def __init__(self, root: str, board: Any) -> None:
+        self._root, self._board = root, board
+        self._folder: RunFolder | None = None
+        self._meter: Meter | None = None
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """See UserCallback."""
+        line = metrics[0]
+        if self._folder is None or self._meter is None:
+            self._folder, self._meter = RunFolder(self._root), Meter(self._root)
+        if line["kind"] == "end":
+            self._folder.write_json(SAID, line["outcome"])
+            return
+        self._folder.metric({"stage": "train", **line})
+        for name in ("loss", "margin", "accuracy", "tokens_per_s", "grad_norm", "learning_rate"):
+            if name in line:
+                self._meter.set(f"alignray_train_{name}", line[name], line["kind"])
+        self._board.tell.remote(line["step"])
+
+
+@ray.remote
+class _Board:
+    """The number of steps done, for the driver to show."""
+
+    def __init__(self) -> None:
+        self._step = 0
+
+    def tell(self, step: int) -> None:
+        self._step = max(self._step, step)
+
+    def step(self) -> int:
+        return self._step
+
+
+@contextmanager
+def _steps_told(board: Any, on_step: Callable[[int], None]) -> Iterator[None]:
+    """Tell the display about steps while training blocks the caller."""
+    finished = threading.Event()
+
+    def poll() -> None:
+        told = 0
+        while True:
+            is_last = finished.wait(1.0)
+            with contextlib.suppress(ray.exceptions.RayError):
+                step = ray.get(board.step.remote(), timeout=10)
+                on_step(step - told)
+                told = step
+            if is_last:
+                return
+
+    thread = threading.Thread(target=poll, name="steps", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join(timeout=15)
+        ray.kill(board)
+
+
