@@ -142,15 +142,19 @@ class OpenAIEngine:
                 await self._back_off(throttles, MAX_THROTTLE_BACKOFF_S)
                 continue
             attempts += 1
-            if successes_before is None:
-                successes_before = self._health.successes
-            self._give_up(result, message, call=call, attempts=attempts, successes_before=successes_before)
+            others_succeeded = successes_before is not None and self._health.successes > successes_before
+            successes_before = self._health.successes
+            self._give_up(result, message, call=call, attempts=attempts, others_succeeded=others_succeeded)
             await self._back_off(attempts, MAX_BACKOFF_S)
             if admit is not None and result.may_be_billed:
                 await admit()
 
-    def _give_up(self, trouble: Trouble, message: str, *, call: int, attempts: int, successes_before: int) -> None:
-        """Raises when this call, or the endpoint, has had its chances."""
+    def _give_up(self, trouble: Trouble, message: str, *, call: int, attempts: int, others_succeeded: bool) -> None:
+        """Raises when this call, or the endpoint, has had its chances.
+
+        Args:
+            others_succeeded: some call was answered between this failure and the one before: the endpoint was there.
+        """
         is_last = attempts >= self.config.max_attempts
         if trouble.reason == "bad_answer":
             if is_last:
@@ -164,8 +168,8 @@ class OpenAIEngine:
                 f"{self._url}: no answer for {self.config.down_after_s:g} s ({message}); "
                 "see that the endpoint runs and can be reached, then resume"
             )
-        # while nobody succeeds the endpoint may be down: rejecting the row now would reject every row
-        if is_last and (verdict == "alone" or self._health.successes > successes_before):
+        # while nobody succeeds, or none can connect, the endpoint may be down: rejecting the row now would reject every row
+        if is_last and trouble.reason != "unreachable" and (verdict == "alone" or others_succeeded):
             raise CallRefused("endpoint_error", f"{message} ({attempts} attempts)")
 
     async def _attempt(self, body: bytes) -> Answer | Trouble:

@@ -19,7 +19,7 @@ class TokenWeightsConfig(Config):
     delta: float = pydantic.Field(3.0, ge=0)
     """Cap on 1/p. Thesis Table D.3: QA 3.0, math 2.5, instructions 2.0."""
     reference: Literal["policy", "own"] = "policy"
-    """Weights of the reference's log-probabilities: the policy's (thesis Eq. 6.4), or from the reference's own confidence (the authors' code)."""
+    """Weights of the reference's log-probabilities: the policy's (thesis Eq. 6.4), or its own confidence's (the authors' code)."""
 
 
 class SFTConfig(Config):

@@ -143,7 +143,7 @@ def _log1mexp(x: Tensor) -> Tensor:
 
 
 def _metrics(chosen: Side, rejected: Side, weighted_w: _Weighted, weighted_l: _Weighted, config: PreferenceConfig) -> dict[str, Tensor]:
-    """Rewards are beta times the plain log-ratio (of the plain mean for SimPO and ORPO), so plain and BMC runs compare; ``weighted_*`` as trained."""
+    """Rewards are beta times the plain log-ratio (plain mean for SimPO, ORPO), so plain and BMC runs compare; ``weighted_*`` as trained."""
     beta = getattr(config, "beta", 1.0) if config.kind in {"dpo", "r_dpo", "simpo"} else 1.0
 
     def reward_B(side: Side) -> Tensor:

@@ -24,6 +24,7 @@ from alignray.runtime.reference_store import ReferenceFill, ReferencePool, fill_
 from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.tokens import TokenStats, TokenWork, tokenize_stage
 from alignray.runtime.training import TrainingOutcome, launch_training, reference_forward
+from alignray.train.analysis import write_watched_texts
 from alignray.train.model import model_folder
 from alignray.train.tokenize import load_tokenizer, never_ids
 from alignray.untrusted import printable
@@ -79,9 +80,10 @@ def train(config: TrainJobConfig, *, new_run: bool = False, tokens_only: bool = 
         with watch.stage("tokens", None) as advance:
             stats = tokenize_stage(splits, token_work(config), root=folder.root, on_part=lambda item: advance(item["read"]))
         _check_rejects(config, stats, folder.root)
+        write_watched_texts(folder.root, config.training(), config.tokens)
         if tokens_only:
             return _finish(config, folder, manifest, watch, stats, None, TrainingOutcome(0, {}, "", None, ""), warnings)
-        fill = None if config.is_sft or not config.objective.needs_reference else _fill(config, reference_folder, folder, watch)
+        fill = _fill(config, reference_folder, folder, watch) if config.needs_reference else None
         console.print(f"  {_division(config, stats)}", highlight=False, soft_wrap=True)
         store = None if fill is None else _store(config, reference_folder)
         with watch.stage("train", _num_steps(config, stats)) as advance:
@@ -93,7 +95,8 @@ def token_work(config: TrainJobConfig) -> TokenWork:
     """What the tokenizing tasks are told."""
     never = never_ids(load_tokenizer(config.model.path, revision=config.model.revision), config.tokens.never_edited)
     return TokenWork(
-        kind="sft" if config.is_sft else "preference", tokenizer_path=config.model.path, revision=config.model.revision, config=config.tokens,
+        kind="sft" if config.is_sft else "preference", tokenizer_path=config.model.path, revision=config.model.revision,
+        config=config.tokens,
         fetch=config.input.fetch, masks=partial(edited_masks, diff=config.tokens.diff, never=never), eval_rate=config.input.eval_rate,
         seed=config.seed,
     )
@@ -107,7 +110,7 @@ def warnings_of(config: TrainJobConfig) -> list[str]:
         found.append("r_dpo with length_sign=minus (as printed in the thesis) rewards the longer chosen response less the longer it is; "
                      "penalising length in the reward gives plus")
     if not isinstance(objective, SFTConfig) and objective.weights.kind != "none" and objective.weights.delta < 1:
-        found.append(f"weights.delta={objective.weights.delta:g} is below 1, so every edited token has the same weight, whatever the confidence")
+        found.append(f"weights.delta={objective.weights.delta:g} is below 1, so all edited tokens weigh the same, whatever the confidence")
     return found
 
 
@@ -152,7 +155,9 @@ def _finish(
     config: TrainJobConfig, folder: RunFolder, manifest: dict[str, Any], watch: Watch, stats: TokenStats, fill: ReferenceFill | None,
     trained: TrainingOutcome, warnings: list[str],
 ) -> Outcome:
-    reference = None if fill is None else {"distinct": fill.distinct, "found": fill.found, "computed": fill.computed, "passes": fill.passes}
+    reference = None
+    if fill is not None:
+        reference = {"distinct": fill.distinct, "found": fill.found, "computed": fill.computed, "passes": fill.passes}
     rows = stats.kept - stats.eval
     manifest.update({
         "status": "done" if trained.steps else "tokens", "finished": now(), "message": "; ".join(warnings), "warnings": warnings,
@@ -167,6 +172,6 @@ def _finish(
     })
     folder.write_manifest(manifest)
     return Outcome(
-        manifest["status"], rows, stats.eval, stats.rejected, trained.steps, trained.metrics, trained.layout, trained.layout_reason, reference,
-        trained.model, rewrite_report(folder.root), folder.root, warnings,
+        manifest["status"], rows, stats.eval, stats.rejected, trained.steps, trained.metrics, trained.layout, trained.layout_reason,
+        reference, trained.model, rewrite_report(folder.root), folder.root, warnings,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import statistics
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -138,8 +139,19 @@ def check_training(config: TrainJobConfig, *, sample_rows: int = SAMPLE_ROWS) ->
     work = token_work(config)
     return check(
         config.training(), config.tokens, config.input.splits(), masks=None if config.is_sft else work.masks,
-        world_size=config.workers.num_workers, fetch=config.input.fetch, sample_rows=sample_rows, store=_store_of(config),
+        world_size=config.workers.num_workers, fetch=config.input.fetch, sample_rows=sample_rows, device_bytes=_device_bytes(),
+        store=_store_of(config),
     )
+
+
+def _device_bytes() -> float | None:
+    """Memory of this machine's smallest GPU, as its driver tells without anything being put on it; None where there is none."""
+    ask = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        lines = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return min((float(line) * (1 << 20) for line in lines if line.isdecimal()), default=None)
 
 
 def _store_of(config: TrainJobConfig) -> ReferenceStore | None:
@@ -310,7 +322,7 @@ def _warnings(report: CheckReport, chat: ChatTokenizer, device_bytes: float | No
     if device_bytes is not None and (needed := report.memory[CONFIGURED].total) > device_bytes:
         fitting = [way for way, estimate in report.memory.items() if estimate.total <= device_bytes]
         way_out = f"these would fit: {'; '.join(fitting)}" if fitting else "lower max_tokens_per_device or train adapters"
-        found.append(f"a step needs some {needed / GIB:.0f} GiB per device, there are {device_bytes / GIB:.0f}; {way_out}")
+        found.append(f"a step needs some {needed / GIB:.1f} GiB per device, there are {device_bytes / GIB:.1f}; {way_out}")
     return found
 
 

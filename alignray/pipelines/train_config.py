@@ -9,6 +9,7 @@ import pydantic
 
 from alignray.config import Config
 from alignray.io.fetch import FetchConfig
+from alignray.io.run_inputs import with_run_folders
 from alignray.io.sources import IngestConfig, SourceConfig, Split, list_splits
 from alignray.objectives import SFTConfig
 from alignray.runtime.session import RuntimeConfig
@@ -31,7 +32,7 @@ class TrainInputConfig(Config):
 
     def splits(self) -> list[Split]:
         """The input as units of work."""
-        source = SourceConfig(name="input", paths=self.paths, format="auto")
+        source = SourceConfig(name="input", paths=with_run_folders(self.paths), format="auto")
         return list_splits(IngestConfig(sources=(source,), split_bytes=self.split_bytes, fetch=self.fetch))
 
 
@@ -67,7 +68,7 @@ class TrainJobConfig(TrainConfig):
         return TrainConfig.model_validate({name: getattr(self, name) for name in TrainConfig.model_fields})
 
     def with_model_at(self, folder: Path) -> TrainJobConfig:
-        """The same with the model's folder in full, for processes that start elsewhere; a hub model keeps its name, which every node knows."""
+        """The same with the model's folder in full, for processes that start elsewhere; a hub model keeps its name."""
         if not Path(self.model.path).expanduser().is_dir():
             return self
         return self.model_copy(update={"model": self.model.model_copy(update={"path": str(folder.absolute())})})
@@ -76,6 +77,11 @@ class TrainJobConfig(TrainConfig):
     def is_sft(self) -> bool:
         """Supervised rather than preference training."""
         return isinstance(self.objective, SFTConfig)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the objective compares with the untrained model."""
+        return not isinstance(self.objective, SFTConfig) and self.objective.needs_reference
 
 
 def identity_of(config: TrainJobConfig) -> dict[str, Any]:

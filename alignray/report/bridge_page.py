@@ -106,9 +106,15 @@ def marked(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
     right: list[Piece] = []
     for code in codes:
         is_same = code.tag == "equal"
-        left.append(("same" if is_same else "removed", "".join(ours[code.src_start : code.src_end])))
-        right.append(("same" if is_same else "added", "".join(theirs[code.dest_start : code.dest_end])))
-    return [piece for piece in left if piece[1]], [piece for piece in right if piece[1]]
+        left += _pieces("same" if is_same else "removed", "".join(ours[code.src_start : code.src_end]))
+        right += _pieces("same" if is_same else "added", "".join(theirs[code.dest_start : code.dest_end]))
+    return left, right
+
+
+def _pieces(kind: str, text: str) -> list[Piece]:
+    """The text without the blanks before it, which are never marked."""
+    words = text.lstrip()
+    return [piece for piece in (("same", text[: len(text) - len(words)]), (kind, words)) if piece[1]]
 
 
 def _sample(pair: BridgedPair) -> dict[str, Any]:

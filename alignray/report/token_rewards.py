@@ -19,7 +19,7 @@ from alignray.report.run_folder import write_whole
 
 MAX_EVALUATIONS = 8
 """Evaluations that can be chosen: the first, the last and some between."""
-MAX_TOKENS = 1200
+MAX_TOKENS = 800
 """Tokens shown of one response; the rest is counted."""
 MAX_SPAN_ROWS = 14
 """Edited tokens whose weights are listed over training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from alignray.report.train_figures import (
     objective_name,
     objective_of,
     reference_sentence,
+    strategy_of,
 )
 
 HELD_OUT = {
@@ -61,8 +63,8 @@ def _front_matter(run: RunFolder) -> str:
         "pipeline_tag": "text-generation", "tags": ["alignray", "sft" if is_sft(run) else "preference", *_tags(run)],
     }
     # the Hub links this name; a folder of this machine means nothing there
-    if base.count("/") == 1 and not base.startswith((".", "/", "~")):
-        fields["base_model"] = base[:200]
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}", base):
+        fields["base_model"] = base
     return front_matter(run, **fields)
 
 
@@ -100,7 +102,7 @@ def _data(run: RunFolder) -> str:
 
 
 def _training(run: RunFolder) -> str:
-    parts = [("objective", objective_of(run)), ("optimizer", lookup(run.config, "optimizer")), ("strategy", lookup(run.config, "strategy"))]
+    parts = [("objective", objective_of(run)), ("optimizer", lookup(run.config, "optimizer")), ("strategy", strategy_of(run))]
     settings: list[tuple[str, str]] = [("steps", number(lookup(run.manifest, "result", "steps")))]
     settings += labelled({name: run.config.get(name) for name in ("batch_size", "epochs", "max_tokens_per_device", "seed")})
     for title, values in parts:
@@ -123,7 +125,7 @@ def _results(run: RunFolder) -> str:
             rows.append((label, *measured))
     trained = lines_of(run.metrics, "train")
     lost = f"The loss of the last training step was {trained[-1]['loss']:.4g}." if trained and is_number(trained[-1].get("loss")) else ""
-    held_out = table("", ("held out", "after", "before"), rows) if rows else "Nothing was held out, so nothing was measured."
+    held_out = table("", ("held out", "figure", ""), rows) if rows else "Nothing was held out, so nothing was measured."
     return "\n\n".join(part for part in ("## Results", held_out, lost) if part)
 
 

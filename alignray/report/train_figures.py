@@ -60,8 +60,11 @@ def lines_of(metrics: Iterable[Mapping[str, Any]], kind: str) -> list[Mapping[st
 
 
 def points(lines: Iterable[Mapping[str, Any]], name: str, factor: float = 1.0) -> Points:
-    """(step, value) where the lines have a number."""
-    return [(line["step"], factor * line[name]) for line in lines if is_number(line.get(name))]
+    """(step, value) where the lines have a number. Of a model that is its own reference there is no accuracy: all rewards are 0."""
+    return [
+        (line["step"], factor * line[name]) for line in lines
+        if is_number(line.get(name)) and not (name == "accuracy" and line.get("margin") == line.get("chosen_reward") == 0)
+    ]
 
 
 def smooth(values: Points, limit: int = MAX_POINTS) -> Points:
@@ -108,7 +111,7 @@ def curves(run: RunFolder) -> list[dict[str, Any]]:
         chart = charts.lines(series, title=title, x_unit="step", from_zero=from_zero)
         if chart:
             legend = [(f"s{place}", one.label) for place, one in enumerate(series)] if len(series) > 1 else []
-            shown.append({"title": title, "meaning": meaning, "chart": chart, "legend": legend})
+            shown.append({"title": title, "meaning": meaning, "chart": chart, "legend": legend, "unedited": ""})
     return shown
 
 
@@ -158,6 +161,12 @@ def length_bias(run: RunFolder) -> LengthBias | None:
 # ---- sentences
 
 
+def strategy_of(run: RunFolder) -> dict[str, Any]:
+    """How the work was spread, without settings that only DeepSpeed heeds."""
+    strategy = mapping(lookup(run.config, "strategy"))
+    return {name: value for name, value in strategy.items() if name == "kind" or strategy.get("kind") == "deepspeed"}
+
+
 def layout_sentence(run: RunFolder) -> str:
     """How rows were laid out, and why."""
     layout, reason = (lookup(run.manifest, "result", name) for name in ("layout", "layout_reason"))
@@ -176,7 +185,9 @@ def reference_sentence(run: RunFolder) -> str:
     if not is_number(distinct):
         return ""
     passes = facts.get("passes")
-    worked = f"{number(computed)} computed" + (f" in {number(passes)} forward passes" if is_number(passes) and passes else "")
+    worked = f"{number(computed)} computed"
+    if is_number(passes) and passes:
+        worked += f" in {number(passes)} forward pass{'es' * (passes != 1)}"
     reused = f"{number(found)} ({percent(found / distinct)})" if is_number(found) and distinct else number(found)
     return f"Reference log-probabilities of {number(distinct)} distinct pairs: {reused} were in the store already, {worked}."
 
@@ -187,7 +198,7 @@ def before_and_after(run: RunFolder, name: str, shown: Callable[[float], str]) -
     if not values:
         return None
     (first, before), (last, after) = values[0], values[-1]
-    return shown(after), f"{shown(before)} before the first step" if first == 0 < last else f"at step {number(last)}"
+    return shown(after), f"{shown(before)} before training" if first == 0 < last else f"after step {number(last)}"
 
 
 # ---- analysis.json
@@ -196,9 +207,11 @@ def before_and_after(run: RunFolder, name: str, shown: Callable[[float], str]) -
 def confidence_charts(run: RunFolder) -> list[dict[str, Any]]:
     """Mean probability of edited tokens by place in their span, before and after training (thesis Figure 6.2)."""
     shown = []
+    last = run.analysis.get("max_position")
+    x_unit = f"place in the span, {last} and later in one" if is_number(last) else "place in the span"
     for side in ("chosen", "rejected"):
-        series = []
-        unedited = []
+        series: list[charts.Series] = []
+        unedited: list[str] = []
         for name, label in (("untrained", "before training"), ("trained", "after")):
             found = mapping(lookup(run.analysis, "confidence", name, side))
             values = [
@@ -211,7 +224,7 @@ def confidence_charts(run: RunFolder) -> list[dict[str, Any]]:
         if series:
             shown.append({
                 "title": f"Edited tokens of {side}", "meaning": "mean probability, by place in the edited span",
-                "chart": charts.lines(series, title=f"Confidence in edited tokens of {side}", x_unit="place in the span"),
+                "chart": charts.lines(series, title=f"Confidence in edited tokens of {side}", x_unit=x_unit),
                 "legend": [(f"s{place}", one.label) for place, one in enumerate(series)], "unedited": ", ".join(unedited),
             })
     return shown

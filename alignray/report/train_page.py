@@ -25,6 +25,7 @@ from alignray.report.train_figures import (
     objective_of,
     reference_sentence,
     speed,
+    strategy_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def _tiles(run: RunFolder) -> list[dict[str, str]]:
 
 def _settings(run: RunFolder) -> list[tuple[str, str]]:
     chosen = {name: run.config.get(name) for name in SETTINGS}
-    return [*labelled(chosen), *labelled({"strategy": lookup(run.config, "strategy"), "workers": lookup(run.config, "workers")})]
+    return [*labelled(chosen), *labelled({"strategy": strategy_of(run), "workers": lookup(run.config, "workers")})]
 
 
 def _messages(run: RunFolder) -> list[str]:

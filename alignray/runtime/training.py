@@ -20,7 +20,6 @@ import ray
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.callback import UserCallback
 
 from alignray.config import Config
 from alignray.errors import AlignrayError, ConfigError, RecordError, ResumeError, TrainingError
@@ -44,6 +43,8 @@ NAME = "training"
 """Folder of the run's checkpoints."""
 SAID, OUTCOME = f"{NAME}/outcome.json", "training.json"
 """What rank 0 says at the end, and the same once the model is in its place."""
+GAUGED = ("loss", "margin", "accuracy", "tokens_per_s", "grad_norm", "learning_rate")
+"""Of a line of metrics, what Ray's metrics show."""
 KEPT = 2
 """Checkpoints that stay."""
 ERRORS: dict[str, type[AlignrayError]] = {
@@ -111,6 +112,7 @@ def launch_training(
     """
     storage = Storage(root)
     if not storage.exists(OUTCOME):
+        storage.remove(SAID)  # of an earlier session
         board = _Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
         with _steps_told(board, on_step):
             _fit(config, workers, storage, store, board)
@@ -122,7 +124,8 @@ def _fit(config: TrainConfig, workers: WorkersConfig, storage: Storage, store: R
     # without a filesystem object Ray would look for credentials and endpoints of a store in its own way
     filesystem, path = storage.arrow()
     trainer = TorchTrainer(
-        _rank, train_loop_config={"config": config.model_dump(mode="json", by_alias=True), "root": storage.root, "store": store},
+        _rank,
+        train_loop_config={"config": config.model_dump(mode="json", by_alias=True), "root": storage.root, "store": store, "board": board},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers, use_gpu=use_gpu,
@@ -130,17 +133,18 @@ def _fit(config: TrainConfig, workers: WorkersConfig, storage: Storage, store: R
         ),
         run_config=RunConfig(
             name=NAME, storage_path=path, storage_filesystem=None if storage.is_local else filesystem,
-            callbacks=[_Teller(storage.root, board)],
             failure_config=FailureConfig(max_failures=workers.max_failures, max_preemption_failures=workers.max_preemption_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
         ),
     )
     try:
         result = trainer.fit()
-    except ray.train.v2.api.exceptions.TrainingFailedError as err:  # type: ignore[attr-defined]
+    except ray.train.v2.api.exceptions.TrainingFailedError as err:
         first = next(iter(getattr(err, "worker_failures", {}).values()), err)
         raise TrainingError(f"training failed {workers.max_failures + 1} times, last: {str(first).strip().splitlines()[-1]}") from err
-    outcome = orjson.loads(storage.read(SAID)) if storage.exists(SAID) else {"error": "TrainingError", "message": "training ended without a word"}
+    if not storage.exists(SAID):
+        raise TrainingError(f"training ended without a word; look into {storage.path(NAME)} and the logs of its workers")
+    outcome = orjson.loads(storage.read(SAID))
     if "error" in outcome:
         raise ERRORS.get(outcome["error"], TrainingError)(outcome["message"])
     _keep_model(result.checkpoint, storage)
@@ -160,14 +164,14 @@ def _keep_model(checkpoint: Any, storage: Storage) -> None:
 def _rank(loop_config: dict[str, Any]) -> None:
     """One rank. What it raises on purpose is told and not tried again."""
     config = TrainConfig.model_validate(loop_config["config"])
-    reporter = _RayReporter()
+    reporter = _RayReporter(loop_config["root"], loop_config["board"])
     try:
         rows, held_out = load_rows(loop_config["root"], loop_config["store"])
         result = train_loop(config, rows, held_out, find_ranks(), reporter)
-        last = {"kind": "end", "outcome": {**asdict(result), "model": Storage(loop_config["root"]).path(MODEL)}}
     except AlignrayError as err:
-        last = {"kind": "end", "outcome": {"error": type(err).__name__, "message": str(err)}}
-    ray.train.report(last)
+        reporter.end({"error": type(err).__name__, "message": str(err)})
+    else:
+        reporter.end({**asdict(result), "model": Storage(loop_config["root"]).path(MODEL)})
 
 
 def load_rows(root: str, store: ReferenceStore | None) -> tuple[PairRows | ExampleRows, PairRows | ExampleRows]:
@@ -187,16 +191,29 @@ def _rows(table: pa.Table, store: ReferenceStore | None) -> PairRows | ExampleRo
 
 
 class _RayReporter:
-    """Reporter over Ray Train."""
+    """Reporter over Ray Train. Ray is told of checkpoints alone: each report waits for the controller's next look, some two seconds."""
+
+    def __init__(self, root: str, board: Any) -> None:
+        self._root, self._board = root, board
+        self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._folder, self._meter = RunFolder(root), Meter(root)
 
     def report(self, line: dict[str, Any], checkpoint: Path | None) -> None:
         """See Reporter."""
-        if checkpoint is None:
-            ray.train.report(line)
-        else:
-            ray.train.report(
-                line, checkpoint=ray.train.Checkpoint.from_directory(str(checkpoint)), checkpoint_dir_name=f"step-{line['step']:08d}",
-            )
+        if self._is_first:
+            self._folder.metric({"stage": "train", **line})
+            for name in GAUGED:
+                if name in line:
+                    self._meter.set(f"alignray_train_{name}", line[name], line["kind"])
+            self._board.tell.remote(line["step"])
+        if checkpoint is not None:
+            kept = ray.train.Checkpoint.from_directory(str(checkpoint))
+            ray.train.report({"step": line["step"]}, checkpoint=kept, checkpoint_dir_name=f"step-{line['step']:08d}")
+
+    def end(self, outcome: dict[str, Any]) -> None:
+        """What the driver is to know."""
+        if self._is_first:
+            RunFolder(self._root).write_json(SAID, outcome)
 
     @contextmanager
     def newest(self) -> Iterator[Path | None]:
@@ -213,30 +230,7 @@ class _RayReporter:
         return ray.train.get_preemption_info() is not None
 
 
-# ---- on the controller
-
-
-class _Teller(UserCallback):
-    """Rank 0's lines into metrics.jsonl and Ray's metrics; the outcome into a file of its own."""
-
-    def __init__(self, root: str, board: Any) -> None:
-        self._root, self._board = root, board
-        self._folder: RunFolder | None = None
-        self._meter: Meter | None = None
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """See UserCallback."""
-        line = metrics[0]
-        if self._folder is None or self._meter is None:
-            self._folder, self._meter = RunFolder(self._root), Meter(self._root)
-        if line["kind"] == "end":
-            self._folder.write_json(SAID, line["outcome"])
-            return
-        self._folder.metric({"stage": "train", **line})
-        for name in ("loss", "margin", "accuracy", "tokens_per_s", "grad_norm", "learning_rate"):
-            if name in line:
-                self._meter.set(f"alignray_train_{name}", line[name], line["kind"])
-        self._board.tell.remote(line["step"])
+# ---- on the driver
 
 
 @ray.remote

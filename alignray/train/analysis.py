@@ -156,7 +156,8 @@ class PairModel:
         if has_adapters:
             from peft import PeftModel
 
-            model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+            # peft freezes what it adapts, and the gradient is that of all weights
+            model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload().requires_grad_(True)
         self._scorer = TokenScorer(model.to(self._device), attention=attention)
 
     def score(self, pairs: Sequence[PairTokens]) -> list[ScoredPair]:
@@ -274,7 +275,7 @@ def analyze_pairs(
         ]
         del model  # the two are never in memory together
     return {
-        "rows": len(pairs), "batch_size": batch_size, "confidence": confidence,
+        "rows": len(pairs), "batch_size": batch_size, "max_position": MAX_POSITION, "confidence": confidence,
         "edit_splits": split_figures(rates, margins=[one.margin for one in scored], correct=[one.accuracy for one in scored], norms=norms),
     }
 

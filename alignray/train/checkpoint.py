@@ -56,7 +56,7 @@ def load_checkpoint(folder: Path, strategy: Strategy, config: TrainConfig, ranks
     """
     facts = read_facts(folder)
     if facts["strategy"] != config.strategy.kind:
-        raise ResumeError(f"{folder} was written by strategy {facts['strategy']}, and this is {config.strategy.kind}; go on with the same one")
+        raise ResumeError(f"{folder} was written by strategy {facts['strategy']}, this is {config.strategy.kind}; go on with the same one")
     if config.strategy.kind == "deepspeed" and facts["world_size"] != ranks.world_size:
         raise ResumeError(f"{folder} was written by {facts['world_size']} ranks, and DeepSpeed's state loads at that number only; "
                           f"here are {ranks.world_size}. Set workers.num_workers, or start a new run from its model/")

@@ -36,9 +36,9 @@ class PairTokens:
     @property
     def shared(self) -> int:
         """Length of the prefix that both whole sequences have in common; each side keeps one response token of its own at least."""
-        limit = min(len(self.chosen_ids), len(self.rejected_ids)) - 1
-        differ = np.flatnonzero(self.chosen_ids[:limit] != self.rejected_ids[:limit]) if limit > 0 else ()
-        return len(self.prompt_ids) + (int(differ[0]) if len(differ) else max(limit, 0))
+        limit = max(min(len(self.chosen_ids), len(self.rejected_ids)) - 1, 0)
+        differ = np.flatnonzero(self.chosen_ids[:limit] != self.rejected_ids[:limit])
+        return len(self.prompt_ids) + (int(differ[0]) if len(differ) else limit)
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,10 @@ class PairRows:
     def __getitem__(self, position: int, /) -> PairTokens:
         get = {name: column[position] for name, column in self._columns.items()}
         chosen, rejected = (None, None) if self._references is None else self._references[self._keys[position]]
+        prompt_ids, chosen_ids, rejected_ids = (get[name].astype(np.int64) for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
         return PairTokens(
-            self._table["row_id"][position].as_py(), *(get[name].astype(np.int64) for name in ("prompt_ids", "chosen_ids", "rejected_ids")),
-            get["chosen_edited"].astype(bool), get["rejected_edited"].astype(bool), chosen, rejected,
+            self._table["row_id"][position].as_py(), prompt_ids, chosen_ids, rejected_ids, get["chosen_edited"].astype(bool),
+            get["rejected_edited"].astype(bool), chosen, rejected,
         )
 
     @property

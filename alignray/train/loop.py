@@ -315,7 +315,8 @@ class _Sums:
 def _not_finite(rows: Rows, positions: Sequence[int], out: LossOutput) -> list[str]:
     if torch.isfinite(out.metrics["loss"]).all() or not positions:
         return []
-    return [rows[position].row_id for position, is_fine in zip(positions, torch.isfinite(out.metrics["loss"]).tolist(), strict=True) if not is_fine]
+    is_fine = torch.isfinite(out.metrics["loss"]).tolist()
+    return [rows[position].row_id for position, fine in zip(positions, is_fine, strict=True) if not fine]
 
 
 def _ids(rows: Rows, positions: Iterable[int]) -> list[str]:

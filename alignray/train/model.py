@@ -19,6 +19,8 @@ from alignray.train.pack import Packed, attention_mask, pack_pairs, pad_pairs
 
 logger = logging.getLogger(__name__)
 
+NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""Files of a hub model that are downloaded."""
 PROBE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Nats by which the two layouts may differ on a probe; a model that mixes the branches is off by far more."""
 
@@ -35,18 +37,19 @@ class TokenScorer(nn.Module):
         self.model = model
         self._attention = attention
         base = model.get_base_model() if hasattr(model, "peft_config") else model
-        head = base.get_output_embeddings()
-        if type(head) is not nn.Linear:
-            raise ConfigError(f"{type(base).__name__} ends in {type(head).__name__}, not a linear layer; leave it out of lora.targets")
+        found = base.get_output_embeddings()
+        if type(found) is not nn.Linear:
+            raise ConfigError(f"{type(base).__name__} ends in {type(found).__name__}, not a linear layer; leave it out of lora.targets")
         # the head keeps its weights and their name; only what it computes when it is given targets is new
-        head.__class__ = _Head
+        found.__class__ = _Head
+        head: Any = found
         head.softcap = getattr(base.config, "final_logit_softcapping", None)
         head.scale = float(getattr(base.config, "logit_scale", None) or 1.0) / float(getattr(base.config, "logits_scaling", None) or 1.0)
         # in a tuple, or their parameters would stand in the state twice
         self._parts: tuple[Any, _Head] = (base.get_decoder(), head)
 
     def forward(self, packed: Packed, reference: TokenScorer | None = None) -> Tensor:
-        """Log-probabilities [N] of the packed targets, float32; with a reference, [2, N]: them, and KL(this || reference) at each target."""
+        """Log-probabilities [N] of the packed targets, float32; with a reference, [2, N]: them, and KL(this || reference) there."""
         hidden_ND = self.states(packed)
         logprobs_N: Tensor
         if reference is None:
@@ -83,7 +86,8 @@ class _Head(nn.Linear):
         if reference is None:
             return token_logprobs(hidden, self.weight, targets_N, bias_V=self.bias, softcap=self.softcap, scale=self.scale)
         rows = []
-        for here, there, target in zip(hidden.split(CHUNK), reference[0].split(CHUNK), targets_N.split(CHUNK), strict=True):
+        parts = (torch.split(values, CHUNK) for values in (hidden, reference[0], targets_N))
+        for here, there, target in zip(*parts, strict=True):
             p, q = self.log_softmax(here), reference[1].log_softmax(there)
             rows.append(torch.stack([p.gather(-1, target[:, None])[:, 0], (p.exp() * (p - q)).sum(-1)]))
         return torch.cat(rows, dim=-1)
@@ -140,8 +144,10 @@ def load_model(config: ModelConfig, *, dtype: torch.dtype, attention: str, seed:
                 config.path, revision=config.revision, dtype=dtype, attn_implementation=attention, use_safetensors=True,
             )
     except (OSError, ValueError, KeyError) as err:
-        raise ConfigError(f"model.path={config.path!r} cannot be loaded ({_first_line(err)}); name a folder with config.json and safetensors "
-                          "weights, or a hub model this machine can reach") from err
+        raise ConfigError(
+            f"model.path={config.path!r} cannot be loaded ({_first_line(err)}); name a folder with config.json and safetensors weights, "
+            "or a hub model this machine can reach"
+        ) from err
     model.config.use_cache = False
     if config.lora is not None:
         model = _with_adapters(model, config.lora, seed)
@@ -176,7 +182,7 @@ def model_folder(config: ModelConfig) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]))
+        return Path(snapshot_download(config.path, revision=config.revision, allow_patterns=NEEDED))
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as err:
         raise ConfigError(f"model.path={config.path!r} is no folder here, and the hub does not give it ({_first_line(err)})") from err
 

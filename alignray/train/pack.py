@@ -51,9 +51,8 @@ class Packed:
 
     def to(self, device: torch.device | str) -> Packed:
         """The same on a device."""
-        moved: dict[str, Any] = {
-            name: getattr(self, name).to(device) for name in ("input_ids_RL", "position_ids_RL", "group_RL", "branch_RL", "state_N", "target_N")
-        }
+        names = ("input_ids_RL", "position_ids_RL", "group_RL", "branch_RL", "state_N", "target_N")
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
         return replace(self, **moved, sides=tuple(side.to(device) for side in self.sides))
 
 
@@ -171,8 +170,10 @@ class _Builder:
 
     def packed(self, *, is_causal: bool, sides: tuple[SideLayout, ...]) -> Packed:
         states, targets = (np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (self._states, self._targets))
-        arrays = (self._ids, self._positions, self._group, self._branch, states, targets)
-        return Packed(*(torch.from_numpy(array) for array in arrays), is_causal=is_causal, sides=sides)
+        ids, positions, group, branch, state, target = map(
+            torch.from_numpy, (self._ids, self._positions, self._group, self._branch, states, targets),
+        )
+        return Packed(ids, positions, group, branch, state, target, is_causal, sides)
 
 
 def _assign(sizes: Sequence[int], row_tokens: int | None) -> tuple[list[int], int]:

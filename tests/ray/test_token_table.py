@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import ray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from alignray.errors import ConfigError, EngineError, RecordError, ResumeError
 from alignray.io.commits import CommitLog
@@ -28,6 +28,7 @@ from alignray.runtime.reference_store import Forward, ReferenceFill, ReferencePo
 from alignray.runtime.session import quiet_data_context
 from alignray.runtime.tokens import TOKENS, TokenStats, TokenWork, token_stats, tokenize_stage
 from alignray.train.tokenize import TokenizeConfig
+from tests.ray.processes import finish, kill_tree, start, wait_for
 from tests.ray.run_files import rows_of
 
 CHATML = (
@@ -160,6 +161,29 @@ def test_a_stage_that_was_killed_goes_on_with_the_same_rows(tmp_path: Path, many
     Path(tmp_path, "run", "commits", "tokens-read-done", f"{splits[0].id}.json").unlink()
     assert tokenize(tmp_path / "run", splits, **LIMITS) == whole == token_stats(str(tmp_path / "run"))
     assert table_of_run(tmp_path / "run") == table_of_run(tmp_path / "whole")
+
+
+def test_a_driver_killed_while_it_tokenizes_goes_on_with_the_same_rows(
+    tmp_path: Path, tokenizer_path: str, tokenize: Tokenize,
+) -> None:
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs(8000))))
+    LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, vocab_size=258).save_pretrained(tokenizer_path)
+    config = {
+        "model": {"path": tokenizer_path}, "tokens": LIMITS, "runtime": {"num_cpus": 2}, "seed": 7,
+        "input": {
+            "paths": [str(tmp_path / "pairs.jsonl")], "eval_rate": 0.1, "split_bytes": (tmp_path / "pairs.jsonl").stat().st_size // 20 + 1,
+        },
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    process = start(tmp_path / "config.yaml", tmp_path / "run", "--tokens-only", method="train")
+    log = CommitLog(Storage(str(tmp_path / "run")))
+    wait_for(lambda: len(log.names("tokens-read")) >= 3, process)
+    kill_tree(process)
+    assert 3 <= len(log.names("tokens-read")) < 20 and not log.names(TOKENS)
+    assert "(resumed)" in finish(start(tmp_path / "config.yaml", tmp_path / "run", "--tokens-only", method="train"))
+    tokenize(tmp_path / "undisturbed", splits_of(tmp_path / "pairs.jsonl"), **LIMITS)
+    rows = table_of_run(tmp_path / "run")
+    assert len(rows) == 8000 and rows == table_of_run(tmp_path / "undisturbed")
 
 
 def test_a_table_that_was_begun_with_another_template_is_not_gone_on_with(tmp_path: Path, many: Path, tokenize: Tokenize) -> None:

@@ -16,10 +16,11 @@ from alignray.engine import EngineConfig
 from alignray.errors import ConfigError
 from alignray.pipelines.bridge_config import BridgeJobConfig
 from alignray.pipelines.dedup_config import DedupJobConfig
+from alignray.pipelines.train_config import TrainJobConfig
 from alignray.pipelines.webr_config import WebRJobConfig
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {"webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig}
+CLASSES = {"webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig, "train": TrainJobConfig}
 """Folder of configs/ to its config class: a new method adds a line."""
 
 

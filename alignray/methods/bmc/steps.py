@@ -22,6 +22,7 @@ REASONS = {
     "content_filter": "the endpoint's filter stopped the answer",
     "copy": "the edit is the reference itself (on_copy)",
     "cut_at_max_tokens": "the answer was cut at max_new_tokens (on_length)",
+    "echo": "the answer repeats labels of the prompt",
     "empty": "nothing was answered",
     "holds_verdict": "an answer holds [[GOOD]] itself, and so was not shown to the editor",
     "identical_pair": "the student's answer is the true one to the word",
@@ -41,6 +42,7 @@ _PREAMBLE = re.compile(
     r"|\[(?:answer to edit|(?:repaired|improved|changed|edited) answer)\]\s*)",
     re.IGNORECASE,
 )
+_LABELS = ("[Question]", "[Request]", "[Reference answer]", "[Answer to edit]")
 _END = re.compile(r"\s*\[end of the answer\]\s*$", re.IGNORECASE)
 _DECLINES = re.compile(
     r"(?:i(?:'m| am) (?:sorry|unable)|sorry,|i apologi[sz]e|i (?:cannot|can't|can not|won't|will not) |as an ai\b|unfortunately, i )",
@@ -132,18 +134,24 @@ def _read_edit(draft: BridgeDraft, completion: Completion | None, *, config: Bri
     reason, edited = _unusable(completion, config), ""
     if not reason:
         answer, reference = _sides(draft, config)
-        edited = read_edit(completion.text)
+        edited = read_edit(completion.text, answer, reference)
         reason = _verdict(edited, config, answer) or _problem(edited, answer, reference, config)
     if reason:
-        return Rejected(draft.row_id, EDIT, reason, completion.text[: Rejected.RAW_LIMIT])
+        # of a verdict the losing answer is worth looking at: was it good?
+        raw = draft.rejected if reason == ALREADY_GOOD else completion.text
+        return Rejected(draft.row_id, EDIT, reason, raw[: Rejected.RAW_LIMIT])
     return _paid(draft, completion, edited=edited)
 
 
-def read_edit(text: str) -> str:
-    """The editor's text without a line that announces it and the label that ends it."""
+def read_edit(text: str, *answers: str) -> str:
+    """The editor's text without a line that announces it and the label that ends it.
+
+    Args:
+        answers: where one of the pair's own begins like an announcement, the edit's beginning is taken for text.
+    """
     stripped = text.strip()
-    body = _END.sub("", _PREAMBLE.sub("", stripped, count=1)).strip()
-    return body or stripped
+    body = stripped if any(_PREAMBLE.match(answer.strip()) for answer in answers) else _PREAMBLE.sub("", stripped, count=1)
+    return _END.sub("", body).strip() or stripped
 
 
 def _verdict(text: str, config: BridgeConfig, answer: str) -> str:
@@ -158,7 +166,9 @@ def _verdict(text: str, config: BridgeConfig, answer: str) -> str:
 def _problem(edited: str, answer: str, reference: str, config: BridgeConfig) -> str:
     if same_text(edited, answer):
         return "unchanged"
-    if _DECLINES.match(edited) and not _DECLINES.match(answer) and not _DECLINES.match(reference):
+    if any(label in edited and label not in answer and label not in reference for label in _LABELS):
+        return "echo"
+    if _DECLINES.match(edited) and not _DECLINES.search(answer) and not _DECLINES.search(reference):
         return "refusal"
     if config.on_copy == "reject" and same_text(edited, reference):
         return "copy"

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 
 from alignray.train.config import OptimizerConfig
 from alignray.train.model import TokenScorer
@@ -98,7 +99,7 @@ def ensure_group(ranks: Ranks) -> None:
     """A process group, for strategies that want one even for a process alone."""
     if not dist.is_initialized():
         backend = "nccl" if ranks.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=ranks.rank, world_size=ranks.world_size)
+        dist.init_process_group(backend, store=HashStore(), rank=ranks.rank, world_size=ranks.world_size)
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

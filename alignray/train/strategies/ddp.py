@@ -44,7 +44,7 @@ class DDP:
 
     def backward(self, loss: Tensor) -> None:
         """See Strategy."""
-        (loss * self._ranks.world_size).backward()  # DDP averages
+        torch.autograd.backward(loss * self._ranks.world_size)  # DDP averages
 
     def step(self, learning_rate: float) -> float:
         """See Strategy."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -51,7 +51,7 @@ class FSDP2:
 
     def backward(self, loss: Tensor) -> None:
         """See Strategy."""
-        (loss * self._ranks.world_size).backward()  # it averages
+        torch.autograd.backward(loss * self._ranks.world_size)  # it averages
 
     def step(self, learning_rate: float) -> float:
         """See Strategy."""
@@ -66,13 +66,13 @@ class FSDP2:
     def save(self, folder: Path) -> None:
         """See Strategy."""
         model, optimizer = get_state_dict(self.scorer, self._optimizer, options=self._options())
-        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=str(folder / "fsdp2"))
+        state_dict_saver.save({"model": model, "optimizer": optimizer}, checkpoint_id=str(folder / "fsdp2"))
 
     def load(self, folder: Path) -> None:
         """See Strategy."""
         model, optimizer = get_state_dict(self.scorer, self._optimizer, options=self._options())
-        state = {"model": model, "optimizer": optimizer}
-        dcp.load(state, checkpoint_id=str(folder / "fsdp2"))
+        state: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        state_dict_loader.load(state, checkpoint_id=str(folder / "fsdp2"))
         set_state_dict(
             self.scorer, self._optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"],
             options=StateDictOptions(strict=not self._only_adapters, ignore_frozen_params=self._only_adapters),
@@ -80,7 +80,7 @@ class FSDP2:
 
     def weights(self) -> dict[str, Tensor] | None:
         """See Strategy."""
-        state = get_model_state_dict(self.scorer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        state: dict[str, Any] = get_model_state_dict(self.scorer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if self._ranks.rank != 0:
             return None
         return {name.removeprefix("model."): value for name, value in state.items()}
@@ -91,5 +91,5 @@ class FSDP2:
 
 def layers_of(model: Any) -> list[torch.nn.Module]:
     """The decoder's blocks: the longest list of modules in the model."""
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
+    lists = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return max(lists, key=len, default=[])

@@ -331,3 +331,21 @@ def test_retry_after_is_read_as_seconds_milliseconds_or_date() -> None:
     assert retry_after({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, now=90) == 0
     assert retry_after({"Retry-After": "soon"}, now=0) == 0
     assert retry_after({}, now=0) == 0
+
+
+def test_calls_in_flight_when_an_endpoint_dies_are_not_refused_for_an_answer_that_came_late() -> None:
+    """One call sees the end of the endpoint before another's last answer is read; that answer says nothing about the first."""
+    async def main() -> None:
+        async with MockServer(MockConfig(fault_rates={"cut": 1.0})) as server:
+            engine = OpenAIEngine(config_for(server.url, down_after_s=2.0, max_attempts=2))
+            await engine.start()
+            engine._jitter.uniform = lambda low, high: 0.3  # type: ignore[method-assign]  # no second attempt before all is over
+            call = asyncio.create_task(engine.generate(ask_for("x")))
+            while engine._health._failing_since is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        engine._health.succeeded()
+        with pytest.raises(EngineDown):
+            await call
+        await engine.close()
+
+    asyncio.run(main())

@@ -9,8 +9,20 @@ import torch
 from torch import Tensor
 
 from alignray.objectives import (
-    BatchTotals, DPOConfig, FIGAConfig, IPOConfig, ORPOConfig, PreferenceConfig, RDPOConfig, Side, SimPOConfig, TokenWeightsConfig,
-    bmc_token_weights, preference_loss, sft_loss, token_weights,
+    BatchTotals,
+    DPOConfig,
+    FIGAConfig,
+    IPOConfig,
+    ORPOConfig,
+    PreferenceConfig,
+    RDPOConfig,
+    Side,
+    SimPOConfig,
+    TokenWeightsConfig,
+    bmc_token_weights,
+    preference_loss,
+    sft_loss,
+    token_weights,
 )
 from alignray.objectives.losses import part_of
 
@@ -28,8 +40,8 @@ def side_of(policy: list[float], reference: list[float], mask: list[int]) -> Sid
     return Side(row(policy), torch.ones(1, len(policy), dtype=torch.bool), torch.tensor([mask]).bool(), row(reference))
 
 
-def configs_of(hp: dict[str, float], weights: TokenWeightsConfig, preset: str = "thesis") -> dict[str, PreferenceConfig]:
-    common: dict[str, Any] = {"weights": weights} if preset == "thesis" else {"preset": preset, "weights": weights.model_dump(exclude={"reference"})}
+def configs_of(hp: dict[str, float], weights: TokenWeightsConfig) -> dict[str, PreferenceConfig]:
+    common: dict[str, Any] = {"weights": weights}
     return {
         "dpo": DPOConfig(beta=hp["dpo_beta"], **common),
         "ipo_sum": IPOConfig(tau=hp["ipo_tau"], length_normalise=False, **common),
@@ -60,7 +72,8 @@ def test_thesis_losses_agree_with_the_vectors(spec_vectors: Callable[[str], Any]
                     checked += 1
             for name, weights in (("thesis", TokenWeightsConfig()), ("bmc_analogue", bmc)):
                 figa = FIGAConfig(alpha=hp["figa_alpha"], beta=hp["figa_beta"], weights=weights)
-                assert preference_loss(chosen, rejected, figa, totals).loss.item() == pytest.approx(result["figa"][name], rel=1e-9, abs=1e-9)
+                got = preference_loss(chosen, rejected, figa, totals).loss.item()
+                assert got == pytest.approx(result["figa"][name], rel=1e-9, abs=1e-9)
             weights_w = bmc_token_weights(chosen.policy_BT, chosen.edited_BT, delta=hp["delta"])
             assert weights_w[0].tolist() == pytest.approx(result["lambda_w"], rel=1e-12)
             _gradients_agree(pair, result, DPOConfig(beta=hp["dpo_beta"], weights=bmc))
@@ -160,7 +173,9 @@ def test_equal_policies_give_log_two(weights: Any) -> None:
     assert out.metrics["margin"].abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("config", [DPOConfig(weights=TokenWeightsConfig(kind="bmc")), SimPOConfig(), ORPOConfig(), IPOConfig()], ids=lambda c: c.kind)
+@pytest.mark.parametrize(
+    "config", [DPOConfig(weights=TokenWeightsConfig(kind="bmc")), SimPOConfig(), ORPOConfig(), IPOConfig()], ids=lambda config: config.kind,
+)
 def test_swapping_the_sides_flips_the_margin(config: PreferenceConfig) -> None:
     chosen, rejected = random_sides(3)
     there, back = (preference_loss(*sides, config, BatchTotals(6, 1)).metrics for sides in ((chosen, rejected), (rejected, chosen)))

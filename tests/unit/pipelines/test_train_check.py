@@ -149,7 +149,7 @@ def test_a_sample_is_the_first_rows_of_every_split(look: Look) -> None:
 
 
 def test_memory_is_told_before_a_gpu_is_taken(look: Look) -> None:
-    report = look(pairs(3), device_bytes=1)
+    report = look(pairs(3), device_bytes=1 << 20)
     assert "lower max_tokens_per_device" in report.warnings[-1]
     fits = look(pairs(3), device_bytes=80 << 30)
     assert not fits.warnings and "ZeRO 3, offload" in printed(fits)
@@ -163,13 +163,17 @@ def test_a_chosen_side_that_is_always_longer_is_warned_of(look: Look) -> None:
     assert any("chosen is longer in 100% of the pairs" in warning for warning in look(rows).warnings)
 
 
-def test_a_jobs_config_is_all_it_takes(model: str, tmp_path: Path) -> None:
+def test_a_jobs_config_is_all_it_takes(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81559\necho 512\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     splits_of(tmp_path, pairs(5))
     config = TrainJobConfig.model_validate({
         "model": {"path": model}, "input": {"paths": [str(tmp_path / "rows.jsonl")]}, "run_dir": str(tmp_path / "run"),
         "reference": {"store": str(tmp_path / "store")}, "workers": {"num_workers": 2},
     })
     report = check_training(config)
+    assert "there are 0.5;" in report.warnings[-1]
     assert report.rows == 5 and not (tmp_path / "run").exists() and not (tmp_path / "store").exists()
     assert check_training(config.model_copy(update={"objective": SFTConfig()})).lengths.keys() == {"row", "targets"}
 

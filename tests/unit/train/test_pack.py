@@ -13,7 +13,16 @@ import pytest
 import torch
 
 from alignray.objectives import (
-    BatchTotals, DPOConfig, FIGAConfig, IPOConfig, ORPOConfig, PreferenceConfig, RDPOConfig, SimPOConfig, TokenWeightsConfig, preference_loss,
+    BatchTotals,
+    DPOConfig,
+    FIGAConfig,
+    IPOConfig,
+    ORPOConfig,
+    PreferenceConfig,
+    RDPOConfig,
+    SimPOConfig,
+    TokenWeightsConfig,
+    preference_loss,
     sft_loss,
 )
 from alignray.train.data import ExampleTokens, PairTokens
@@ -33,7 +42,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_llama(tmp_path_factory.mktemp("llama"))
 
 
-def loss_and_gradients(scorer: TokenScorer, packed: Packed, config: PreferenceConfig, num_pairs: int) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(
+    scorer: TokenScorer, packed: Packed, config: PreferenceConfig, num_pairs: int,
+) -> tuple[float, dict[str, torch.Tensor]]:
     scorer.zero_grad()
     logprobs = scorer(packed)
     chosen, rejected = (side.side(logprobs) for side in packed.sides)
@@ -43,7 +54,9 @@ def loss_and_gradients(scorer: TokenScorer, packed: Packed, config: PreferenceCo
 
 
 @pytest.mark.parametrize("config", OBJECTIVES, ids=lambda config: f"{config.kind}-{config.weights.kind}")
-@pytest.mark.parametrize("settings", [{}, {"lora": {"rank": 4, "alpha": 8}}, {"gradient_checkpointing": False}], ids=["full", "lora", "no-checkpointing"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"lora": {"rank": 4, "alpha": 8}}, {"gradient_checkpointing": False}], ids=["full", "lora", "no-checkpointing"],
+)
 def test_shared_prefixes_give_the_loss_and_gradient_of_padded_rows(llama: Path, config: PreferenceConfig, settings: dict[str, Any]) -> None:
     scorer = scorer_of(llama, **settings)
     pairs = [random_pair(seed) for seed in range(5)]
@@ -146,7 +159,8 @@ def test_models_that_cannot_share_say_why(tmp_path: Path, llama: Path) -> None:
 
     torch.manual_seed(0)
     MistralForCausalLM(MistralConfig(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, sliding_window=8,
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        sliding_window=8,
     )).save_pretrained(tmp_path)
     sliding = scorer_of(tmp_path)
     reason = why_not_shared(sliding, sliding, torch.device("cpu"))

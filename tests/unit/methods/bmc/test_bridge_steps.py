@@ -106,7 +106,7 @@ def test_an_answer_with_the_right_result_is_a_pair_and_the_true_answer_itself_is
 @pytest.mark.parametrize("verdict", ["[[GOOD]]", " [[good]].\n", "**[[GOOD]]**", "`[[GOOD]]`"])
 def test_the_good_verdict_filters_the_pair(verdict: str) -> None:
     rejected, _ = walk(verdict)
-    assert (rejected.step, rejected.reason, rejected.raw) == ("bmc/edit", "already_good", verdict)
+    assert (rejected.step, rejected.reason, rejected.raw) == ("bmc/edit", "already_good", WRONG)
 
 
 @pytest.mark.parametrize(("reason", "answer", "switches"), [
@@ -118,6 +118,7 @@ def test_the_good_verdict_filters_the_pair(verdict: str) -> None:
     ("unchanged", f"{WRONG}\n", {}),
     ("unchanged", RIGHT, {"variant": "degrade"}),
     ("copy", RIGHT, {"on_copy": "reject"}),
+    ("echo", f"[Question]\nWhat moves the sea?\n\n{EDITED}", {}),
     ("rewritten", "Something else entirely, of many other words than those", {"max_edit_rate": 0.5}),
     ("refusal", "I'm sorry, but I can't edit that.", {}),
 ])
@@ -155,6 +156,12 @@ def test_a_text_that_holds_the_verdict_is_never_shown_to_the_editor() -> None:
 ])
 def test_announcements_are_taken_off(answer: str) -> None:
     assert read_edit(answer) == EDITED
+
+
+def test_an_announcement_that_is_part_of_the_pair_stays() -> None:
+    said = "Sure! Here is the sentence:\n\nIt rains."
+    assert read_edit(said, "It rained.", "Here is the sentence:\n\nIt rains.") == said
+    assert read_edit(said, "It rained.", "It rains") == "It rains."
 
 
 @pytest.mark.parametrize("answer", ["Here is the thing: it rains", "Sure, it rains.", "Here is:\n"])
