@@ -42,7 +42,7 @@ unit: setup
 	$(BIN)/python -m pytest tests/unit -n 2
 
 test: unit
-	$(BIN)/python -m pytest tests/ray tests/browser tests/chaos tests/security
+	$(BIN)/python -m pytest tests/ray tests/browser tests/chaos tests/security -n 2 --dist loadfile
 
 # 50 schedules of seeded kills and outages on a small cluster (about 40 minutes); CHAOS_FLAGS="--only 7 --seed 1" plays one
 chaos: setup

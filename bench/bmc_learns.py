@@ -6,6 +6,8 @@ else; a bridged winner is the loser with its sum put right, so that a pair share
 
     DPO      original pairs, all tokens weigh 1           DPO-BC    bridged pairs, all tokens weigh 1
     DPO-MC   original pairs, BMC's token weights          DPO-BMC   bridged pairs, BMC's token weights
+    control  bridged pairs, all tokens weigh 1, beta as much larger as BMC's weights are on deciding digits: in bridged pairs the
+             other tokens nearly cancel, so part of what weights do there is what a larger beta does
 
 Each with every learning rate. Reported over seeds: the share of sums that neither stage has seen and that are answered rightly (greedy
 decoding, the number the answer ends in), the reward accuracy on pairs of such sums (right against wrong sum in the SFT model's own words;
@@ -61,6 +63,8 @@ PAD, END = "<pad>", "<end>"
 VOCABULARY = [PAD, END, *"0123456789+?.", *sorted({word for text in (OWN_WORDS, *OTHER_WORDS) for word in text.split() if word.isalpha()})]
 ID_OF = {word: number for number, word in enumerate(VOCABULARY)}
 BETA, DELTA = 0.1, 3.0
+CONTROL_BETA = 0.34
+"""BETA times the mean weight of deciding digits in bridged pairs."""
 RANKS = Ranks(0, 1, torch.device("cpu"))
 
 Sum = tuple[int, int]
@@ -146,8 +150,10 @@ def config_of(model: Path, seed: int, steps: int, learning_rate: float, objectiv
     })
 
 
-def pair_config(model: Path, seed: int, steps: int, weights: str, learning_rate: float = 1e-4) -> TrainConfig:
-    return config_of(model, seed, steps, learning_rate, {"kind": "dpo", "beta": BETA, "weights": {"kind": weights, "delta": DELTA}})
+def pair_config(
+    model: Path, seed: int, steps: int, weights: str, *, learning_rate: float = 1e-4, beta: float = BETA,
+) -> TrainConfig:
+    return config_of(model, seed, steps, learning_rate, {"kind": "dpo", "beta": beta, "weights": {"kind": weights, "delta": DELTA}})
 
 
 def example_table(sums: Sequence[Sum]) -> pa.Table:
@@ -251,7 +257,10 @@ def weights_on(rows: Sequence[PairTokens]) -> dict[str, float]:
     return {name: float(np.mean(values)) if values else float("nan") for name, values in groups.items()}
 
 
-VARIANTS = {"DPO": ("original", "none"), "DPO-BC": ("bridged", "none"), "DPO-MC": ("original", "bmc"), "DPO-BMC": ("bridged", "bmc")}
+VARIANTS = {
+    "DPO": ("original", "none", BETA), "DPO-BC": ("bridged", "none", BETA), "DPO-MC": ("original", "bmc", BETA),
+    "DPO-BMC": ("bridged", "bmc", BETA), "control": ("bridged", "none", CONTROL_BETA),
+}
 
 
 def run_seed(seed: int, budget: Budget, folder: Path) -> dict[str, dict[str, float]]:
@@ -277,9 +286,10 @@ def run_seed(seed: int, budget: Budget, folder: Path) -> dict[str, dict[str, flo
     found: dict[str, dict[str, float]] = {"SFT": {"accuracy": accuracy, "loss": trained.metrics["loss"], "pairs": len(losers)}}
     print(f"seed {seed}: SFT for {steps} steps {accuracy:.3f} right, {len(losers)} pairs from {len(pair_sums)} sums, "
           f"{len(test_losers)} held out", flush=True)
-    for rate, (name, (kind, weights)) in itertools.product(budget.learning_rates, VARIANTS.items()):
+    for rate, (name, (kind, weights, beta)) in itertools.product(budget.learning_rates, VARIANTS.items()):
         model = folder / f"{name}-{rate:g}"
-        result = train_loop(pair_config(sft, seed, budget.pair_steps, weights, rate), train[kind], None, RANKS, Keeper(model))
+        config = pair_config(sft, seed, budget.pair_steps, weights, learning_rate=rate, beta=beta)
+        result = train_loop(config, train[kind], None, RANKS, Keeper(model))
         said = answers(model, test_sums)
         run = found[f"{name}, {rate:g}"] = {
             "accuracy": statistics.mean(is_right(sum_, answer) for sum_, answer in zip(test_sums, said, strict=True)),
