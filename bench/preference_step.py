@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import logging
 import os
 import platform
 import random
@@ -154,8 +155,6 @@ def run_ours(layout: str, model: str, pairs: Sequence[dict[str, list[int]]], bat
 
 
 def run_trl(kind: str, model: str, pairs: Sequence[dict[str, list[int]]], batch_size: int) -> dict[str, Any]:
-    import warnings
-
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
@@ -163,7 +162,9 @@ def run_trl(kind: str, model: str, pairs: Sequence[dict[str, list[int]]], batch_
 
     torch.set_num_threads(1)
     said: list[str] = []
-    warnings.showwarning = lambda message, *_args, **_kwargs: said.append(str(message))
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("trl.trainer.dpo_trainer").addHandler(listener)
 
     class OurRows(DPOTrainer):
         """Only what goes in and what is timed is ours: token rows as they are, in their order."""
