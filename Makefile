@@ -89,7 +89,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup $(VENV)/.bench-training $(PEERS)/.setup $(TEXT_DEDUP)/.setup
+bench: setup $(PEERS)/.setup $(TEXT_DEDUP)/.setup
 	$(BIN)/python bench/runtime_rows.py $(BENCH_FLAGS)
 	$(BIN)/python bench/endpoint.py --through ray $(BENCH_FLAGS)
 	$(BIN)/python bench/warc_to_text.py --peer-python $(PEERS)/bin/python $(BENCH_FLAGS)
@@ -103,11 +103,6 @@ bench: setup $(VENV)/.bench-training $(PEERS)/.setup $(TEXT_DEDUP)/.setup
 	$(BIN)/python bench/preference_step.py $(BENCH_FLAGS)
 	$(BIN)/python bench/chunked_logprobs.py $(BENCH_FLAGS)
 	$(BIN)/python bench/bmc_learns.py $(BENCH_FLAGS)
-
-# TRL is a peer that lives beside our pins; gguf reads the tokenizer of the embedded model's weights
-$(VENV)/.bench-training: $(VENV)/.setup $(VENV)/.weights
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]' gguf trl==1.16.0
-	touch $@
 
 # peers that do not live beside our pins
 $(PEERS)/.setup: bench/peers.txt

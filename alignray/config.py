@@ -19,7 +19,7 @@ from alignray.errors import ConfigError
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 _SECRET = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
-_HARMLESS = re.compile(r"_env$|tokens(_key)?$|^tokens|_tokens|token_ids?$")
+_HARMLESS = re.compile(r"_env$|tokens(_key)?$|^tokens|_tokens|token_ids?$|^tokenizer|^end_token$")
 _SECRET_IN_QUERY = re.compile(r"key|token|secret|passw|pwd|auth|credential|signature|(^|[-_])sig$", re.IGNORECASE)
 _LOGIN = re.compile(r"://[^/?#\s@]*:[^/?#\s]*@")
 _UNFIT = re.compile("[\x00\ud800-\udfff]")

@@ -140,6 +140,7 @@ def test_a_secret_is_never_repeated(tmp_path: Path) -> None:
     assert "sk-proj-123" not in error_of(tmp_path, openai % "api_key_env: sk-proj-123")
     assert "hunter2" not in error_of(tmp_path, openai % "base_url: 'https://me:hunter2@host/v1'")
     assert may_be_secret("Authorization") and not may_be_secret("api_key_env") and not may_be_secret("max_new_tokens")
+    assert not may_be_secret("tokenizer") and not may_be_secret("end_token") and may_be_secret("token")
 
 
 # ---- overrides
