@@ -123,7 +123,7 @@ def panels() -> dict[str, str]:
     return {
         f"{panel['title']}/{target['refId']}":
             target["expr"].replace("$run", "run|other").replace("$__rate_interval", RATE_INTERVAL)
-        for panel in dashboard["panels"] for target in panel.get("targets", ()) if not panel["description"].startswith("[gpu]")
+        for panel in dashboard["panels"] for target in panel.get("targets", ()) if not panel["description"].startswith(("[gpu]", "[train]"))
     }
 
 
