@@ -10,6 +10,7 @@ One JSON line per event in ``calls/``, each process appending to a file of its o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Collection, Iterator
@@ -124,6 +125,32 @@ def read_events(storage: Storage) -> Iterator[dict[str, Any] | None]:
             except orjson.JSONDecodeError:
                 event = None
             yield event if isinstance(event, dict) and _is_whole(event) else None
+
+
+class Tail:
+    """Rows that the journal has had something to say of since this was made."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._read = {name: storage.size(f"{FOLDER}/{name}") for name in storage.list(FOLDER, ".jsonl")}
+        self._row_ids: set[str] = set()
+
+    def row_ids(self) -> set[str]:
+        """Their ids; reads what was added since the last call."""
+        for name in self._storage.list(FOLDER, ".jsonl"):
+            path, start = f"{FOLDER}/{name}", self._read.get(name, 0)
+            if (size := self._storage.size(path)) <= start:
+                continue
+            with self._storage.open(path) as file:
+                file.seek(start)
+                whole, newline, _ = file.read(size - start).rpartition(b"\n")  # half a line is read when it is whole
+            self._read[name] = start + len(whole) + len(newline)
+            for line in whole.splitlines():
+                with contextlib.suppress(orjson.JSONDecodeError):
+                    event = orjson.loads(line)
+                    if isinstance(event, dict) and _is_whole(event):
+                        self._row_ids.add(event["id"])
+        return self._row_ids
 
 
 def _is_whole(event: dict[str, Any]) -> bool:

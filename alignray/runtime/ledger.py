@@ -13,7 +13,7 @@ import ray
 
 from alignray.engine.budget import Budget, BudgetConfig
 from alignray.errors import StorageError
-from alignray.io.journal import Journal, JournalTotals, add_up, answers_for
+from alignray.io.journal import Journal, JournalTotals, Tail, add_up, answers_for
 from alignray.io.storage import Storage
 from alignray.runtime.metrics import FLUSH_EVERY_S, Meter, run_label
 
@@ -33,6 +33,8 @@ class LedgerState:
         self._config = budget
         self._is_reborn = _is_reborn()
         self._unread = ""
+        # rows that were begun in an earlier life and had no call in the journal yet show themselves there later
+        self._tail = Tail(self._storage) if self._is_reborn else None
         try:
             totals, self._started = add_up(self._storage)
         except StorageError as err:  # an actor that cannot start could not tell why
@@ -68,6 +70,8 @@ class LedgerState:
         Only a row that was begun and begun again in this session (its actor died) costs a look into the journal.
         """
         known = {row_id: self._replay.pop(row_id) for row_id in row_ids if row_id in self._replay}
+        if self._tail is not None:
+            self._started |= (await asyncio.to_thread(self._tail.row_ids)).intersection(row_ids)
         again = [row_id for row_id in row_ids if row_id in self._started and row_id not in known]
         self._started.update(row_ids)
         if not again:
