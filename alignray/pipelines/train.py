@@ -25,6 +25,7 @@ from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_s
 from alignray.runtime.tokens import TokenStats, TokenWork, tokenize_stage
 from alignray.runtime.training import TrainingOutcome, launch_training, reference_forward
 from alignray.train.analysis import write_watched_texts
+from alignray.train.data import steps_of
 from alignray.train.model import model_folder
 from alignray.train.tokenize import load_tokenizer, never_ids
 from alignray.untrusted import printable
@@ -138,8 +139,6 @@ def _fill(config: TrainJobConfig, reference_folder: Path, folder: RunFolder, wat
 
 
 def _num_steps(config: TrainJobConfig, stats: TokenStats) -> int:
-    from alignray.train.data import steps_of
-
     return steps_of(stats.kept - stats.eval, config.batch_size, epochs=config.epochs, max_steps=config.max_steps)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,8 +80,7 @@ def train_locally(config: TrainConfig, run: str, out: Path) -> Result:
     result = train_loop(config, rows, held_out, ranks, LocalReporter(out, ranks))
     newest = sorted((out / "checkpoints").glob("step-*"))
     if ranks.rank == 0 and newest:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(out / "model")
+        shutil.rmtree(out / "model", ignore_errors=True)
         shutil.copytree(newest[-1] / "model", out / "model")
     ranks.wait()
     return result
