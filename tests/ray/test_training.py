@@ -141,10 +141,10 @@ def _kill_a_rank_after(run_dir: Path, step: int, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_driver_goes_on_from_its_checkpoint(tiny: Path, store: Path, tmp_path: Path) -> None:
+def test_a_killed_driver_goes_on_from_its_checkpoint(run_train: Run, tiny: Path, store: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings(tmp_path, tiny, store, epochs=6) | {"runtime": {"num_cpus": 2}}))
-    finish(start(config, tmp_path / "calm", method="train"))
+    run_train(tmp_path / "calm", epochs=6)
     process = start(config, tmp_path / "struck", method="train")
     wait_for(lambda: _has_checkpoint(tmp_path / "struck"), process)
     kill_tree(process)
