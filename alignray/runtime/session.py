@@ -129,3 +129,6 @@ def quiet_data_context() -> None:
     context.raise_original_map_exception = True
     # what goes wrong in a task is raised on the driver; Ray Data's own traceback of it would come on top
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # its detectors ask for the arguments of an actor that they do not start, and each asking takes a placement group
+    # (devices.py) which nothing gives back; what they find would go to that logger
+    context.issue_detectors_config.detectors = []
