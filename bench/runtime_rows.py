@@ -34,6 +34,7 @@ from rich.console import Console
 
 from alignray.io.run_folder import RunFolder
 from alignray.pipelines import webr
+from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_config import WebRJobConfig
 from alignray.runtime.session import RuntimeConfig, quiet_data_context, ray_session
 
@@ -62,7 +63,8 @@ def draft_pages(pages: Path, run_dir: Path, *, engine: dict[str, Any]) -> tuple[
     splits = webr.list_splits(config.ingest)
     with ray_session(config.runtime):
         quiet_data_context()
-        run = webr.start_run(config, RunFolder(config.run_dir), Console(quiet=True))
+        folder = RunFolder(config.run_dir)
+        run = webr.start_run(config, folder, Watch(Console(quiet=True), folder))
         webr.ingest(run, splits)
         index = webr.page_index(run)
         started = time.perf_counter()

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from alignray.engine import model_name
 from alignray.errors import RecordError
 from alignray.io.commits import CommitLog
-from alignray.io.run_folder import RunFolder, failure_noted, now
+from alignray.io.run_folder import RunFolder, now
 from alignray.io.sources import Split
 from alignray.methods.bmc.steps import ALREADY_GOOD, EDIT, bridge_steps, prompt_name, to_bridged
 from alignray.pipelines.bridge_config import BridgeJobConfig, identity_of
 from alignray.pipelines.bridge_plan import plan_bridge
-from alignray.pipelines.inspect_run import job_facts, rewrite_report, run_facts
+from alignray.pipelines.inspect_run import rewrite_report
+from alignray.pipelines.open_run import open_run
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import by_reason, listed, reject_reasons, stage_counts, usage_of
 from alignray.prompts import load_prompt
@@ -29,12 +27,10 @@ from alignray.report.bridge_figures import analyze_pairs
 from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
 from alignray.runtime.index import Index, index_of
 from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
-from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
 from alignray.schema import BridgedPair, BridgeDraft, records_of
 from alignray.seeding import draw
 from alignray.steps import PromptStep
-from alignray.untrusted import printable
 
 PAIRS, DRAFTS, ROWS = "pairs", "drafts", "rows"
 """Stages of a run, in order."""
@@ -84,17 +80,10 @@ def bridge(config: BridgeJobConfig, *, new_run: bool = False, console: Console |
     steps = bridge_steps(config.bridge, answers_first=config.input.kind == "questions", prompts_dir=config.prompts.dir)
     check_roles(steps, config.engines, config.roles)
     splits = config.input.splits()
-    folder = RunFolder(config.run_dir)
-    manifest = folder.begin(
-        config.model_dump(mode="json"), _identity(config, splits), run_facts("bridge"), new_run=new_run, private=config.runtime.private,
-    )
-    resumed = " (resumed)" if manifest["sessions"] > 1 else ""
-    console.print(f"[bold]Bridge[/] into {escape(printable(folder.root))}{resumed}", highlight=False)
-    native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
-    with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
-        quiet_data_context()
+    identity = _identity(config, splits)
+    with open_run("bridge", config, identity, title="Bridge", new_run=new_run, console=console) as (folder, manifest, watch):
         ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
-        run = Run(config, folder, Watch(console, folder), ledger, steps)
+        run = Run(config, folder, watch, ledger, steps)
         read(run, splits)
         pairs = pair_index(run)
         manifest["plan"] = _plan(run, pairs)

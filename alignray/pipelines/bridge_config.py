@@ -4,51 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
 from alignray.config import Config
 from alignray.engine import EngineConfig
 from alignray.engine.budget import BudgetConfig
-from alignray.errors import ConfigError
-from alignray.io.fetch import FetchConfig
 from alignray.io.preferences import read_examples, read_pairs
-from alignray.io.sources import IngestConfig, SourceConfig, Split, list_splits
-from alignray.io.tables import FORMATS
+from alignray.io.sources import Split
 from alignray.methods.bmc.config import BridgeConfig
+from alignray.pipelines.table_input import TableInputConfig
 from alignray.pipelines.webr_config import PromptsConfig, without_transport
 from alignray.runtime.ask import RoleConfig
 from alignray.runtime.session import RuntimeConfig
 from alignray.schema import BridgeDraft, Rejected
 
 
-class BridgeInputConfig(Config):
+class BridgeInputConfig(TableInputConfig):
     """The rows to work on, in any form that `alignray.io.preferences` reads."""
 
-    paths: tuple[str, ...] = pydantic.Field(min_length=1)
-    """Parquet and JSON lines files (.gz and .zst too), globs, folders or URLs; parts/ of a run folder too."""
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
-    """auto: by suffix."""
     kind: Literal["pairs", "questions"] = "pairs"
     """pairs: rows have a winning and a losing answer; questions: they have one answer, the true one, and the student role (such as the
     SFT model) writes the losing one."""
     originals: bool = False
     """Rows of an earlier ``alignray bridge`` are taken as they were before: with variant plain, the baseline on the same filtered pairs."""
-    split_bytes: int | None = pydantic.Field(128 << 20, ge=1)
-    """Longer files are read in ranges, each by a task of its own."""
-    fetch: FetchConfig = FetchConfig()
-    """How HTTP inputs are read."""
 
-    def splits(self) -> list[Split]:
-        """The input as units of work."""
-        source = SourceConfig(name="input", paths=self.paths, format=self.format)
-        splits = list_splits(IngestConfig(sources=(source,), split_bytes=self.split_bytes, fetch=self.fetch))
-        for split in splits:
-            if split.format not in FORMATS:
-                readable = " and ".join(FORMATS)
-                raise ConfigError(f"{split.shown}: bridge reads {readable}, not {split.format}; set input.format, or convert it")
-        return splits
+    METHOD: ClassVar[str] = "bridge"
 
     def drafts(self, split: Split, counts: Counter[str]) -> Iterator[BridgeDraft | Rejected]:
         """The rows of a split as they begin the chain."""

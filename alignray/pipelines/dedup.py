@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
-from rich.markup import escape
 
 from alignray.dedup.decontaminate import BenchmarkIndex, build_index, find_hits
 from alignray.errors import RecordError
@@ -24,20 +22,19 @@ from alignray.io.commits import CommitLog, Content
 from alignray.io.fetch import FetchConfig, open_input
 from alignray.io.frames import Damage
 from alignray.io.rows import Columns, iter_json
-from alignray.io.run_folder import RunFolder, failure_noted, now
+from alignray.io.run_folder import RunFolder, now
 from alignray.io.sources import IngestConfig, SourceConfig, Split, list_splits
 from alignray.io.storage import Storage
 from alignray.io.tables import RowBlock, read_blocks
 from alignray.pipelines.dedup_config import DecontaminationConfig, DedupJobConfig, InputConfig, identity_of
-from alignray.pipelines.inspect_run import job_facts, rewrite_report, run_facts
+from alignray.pipelines.inspect_run import rewrite_report
+from alignray.pipelines.open_run import open_run
 from alignray.pipelines.watch import Watch
 from alignray.runtime.dedup import Clusters, check_comparable, find_clusters
-from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.signatures import SIGNATURES, STEP, TextBatch, sign_stage
 from alignray.runtime.stages import each
 from alignray.schema import Rejected, table_of
 from alignray.seeding import row_id_of
-from alignray.untrusted import printable
 
 ROWS = "rows"
 PART_ROWS, PART_BYTES = 50_000, 1 << 26
@@ -73,15 +70,8 @@ def deduplicate(config: DedupJobConfig, *, new_run: bool = False, console: Conso
     splits = config.input.splits()
     check_comparable(config.against, config.minhash)
     index = _benchmarks(config.decontamination, config.input.fetch)
-    folder = RunFolder(config.run_dir)
     identity = {"config": identity_of(config), "inputs": {split.shown: split.num_bytes for split in splits}}
-    manifest = folder.begin(config.model_dump(mode="json"), identity, run_facts("dedup"), new_run=new_run, private=config.runtime.private)
-    resumed = " (resumed)" if manifest["sessions"] > 1 else ""
-    console.print(f"[bold]Dedup[/] into {escape(printable(folder.root))}{resumed}", highlight=False)
-    watch = Watch(console, folder)
-    native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
-    with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
-        quiet_data_context()
+    with open_run("dedup", config, identity, title="Dedup", new_run=new_run, console=console) as (folder, manifest, watch):
         sign(config, splits, index, folder, watch)
         with watch.stage("link", None):
             clusters = find_clusters(

@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
 from alignray.config import Config
 from alignray.dedup.config import MinHashConfig
-from alignray.errors import ConfigError
-from alignray.io.fetch import FetchConfig
-from alignray.io.sources import IngestConfig, SourceConfig, Split, list_splits
-from alignray.io.tables import FORMATS
+from alignray.pipelines.table_input import TableInputConfig
 from alignray.runtime.linking import Limits
 from alignray.runtime.session import RuntimeConfig
 
 
-class InputConfig(Config):
+class InputConfig(TableInputConfig):
     """The rows to work on."""
 
-    paths: tuple[str, ...] = pydantic.Field(min_length=1)
-    """Parquet and JSON lines files (.gz and .zst too), globs, folders or URLs."""
-    format: Literal["auto", "parquet", "jsonl"] = "auto"
-    """auto: by suffix."""
     text_columns: tuple[str, ...] = pydantic.Field(("text",), min_length=1)
     """What is compared; several are joined by a newline. With minhash.unit token_id, one column of lists of integers."""
     id_column: str | None = None
     """Row ids; null: the digest of the text is the id."""
     score_column: str | None = None
     """The row with the highest score of a cluster stays; null, or equal scores: the one with the least id."""
-    split_bytes: int | None = pydantic.Field(128 << 20, ge=1)
-    """Longer files are read in ranges, each by a task of its own."""
-    fetch: FetchConfig = FetchConfig()
-    """How HTTP inputs are read."""
 
-    def splits(self) -> list[Split]:
-        """The input as units of work."""
-        source = SourceConfig(name="input", paths=self.paths, format=self.format)
-        splits = list_splits(IngestConfig(sources=(source,), split_bytes=self.split_bytes, fetch=self.fetch))
-        for split in splits:
-            if split.format not in FORMATS:
-                readable = " and ".join(FORMATS)
-                raise ConfigError(f"{split.shown}: dedup reads {readable}, not {split.format}; set input.format, or convert it")
-        return splits
+    METHOD: ClassVar[str] = "dedup"
 
 
 class BenchmarkConfig(Config):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,21 +13,20 @@ from rich.markup import escape
 
 from alignray.errors import RecordError
 from alignray.io.reference_store import ReferenceStore, model_key
-from alignray.io.run_folder import RunFolder, failure_noted, now
+from alignray.io.run_folder import RunFolder, now
 from alignray.methods.bmc.masks import edited_masks
 from alignray.objectives import RDPOConfig, SFTConfig
-from alignray.pipelines.inspect_run import job_facts, rewrite_report, run_facts
+from alignray.pipelines.inspect_run import rewrite_report
+from alignray.pipelines.open_run import open_run
 from alignray.pipelines.train_config import TrainJobConfig, identity_of
 from alignray.pipelines.watch import Watch
 from alignray.runtime.reference_store import ReferenceFill, ReferencePool, fill_store
-from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.tokens import TokenStats, TokenWork, tokenize_stage
 from alignray.runtime.training import TrainingOutcome, launch_training, reference_forward
 from alignray.train.analysis import write_watched_texts
 from alignray.train.data import steps_of
 from alignray.train.model import model_folder
 from alignray.train.tokenize import load_tokenizer, never_ids
-from alignray.untrusted import printable
 
 
 @dataclass
@@ -67,17 +65,11 @@ def train(config: TrainJobConfig, *, new_run: bool = False, tokens_only: bool = 
     reference_folder = model_folder(config.model)
     config = config.with_model_at(reference_folder)
     warnings = warnings_of(config)
-    folder = RunFolder(config.run_dir)
     identity = {"config": identity_of(config), "inputs": {split.shown: split.num_bytes for split in splits}}
-    manifest = folder.begin(config.model_dump(mode="json"), identity, run_facts("train"), new_run=new_run, private=config.runtime.private)
-    resumed = " (resumed)" if manifest["sessions"] > 1 else ""
-    console.print(f"[bold]Train[/] {config.objective.kind} into {escape(printable(folder.root))}{resumed}", highlight=False)
-    for warning in warnings:
-        console.print(f"[yellow]warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
-    watch = Watch(console, folder)
-    native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
-    with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
-        quiet_data_context()
+    title = f"Train {config.objective.kind}"
+    with open_run("train", config, identity, title=title, new_run=new_run, console=console) as (folder, manifest, watch):
+        for warning in warnings:
+            console.print(f"[yellow]warning[/]: {escape(warning)}", highlight=False, soft_wrap=True)
         with watch.stage("tokens", None) as advance:
             stats = tokenize_stage(splits, token_work(config), root=folder.root, on_part=lambda item: advance(item["read"]))
         _check_rejects(config, stats, folder.root)

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 
 from alignray.config import Config
-from alignray.io.fetch import FetchConfig
-from alignray.io.run_inputs import with_run_folders
-from alignray.io.sources import IngestConfig, SourceConfig, Split, list_splits
 from alignray.objectives import SFTConfig
+from alignray.pipelines.table_input import TableInputConfig
 from alignray.runtime.session import RuntimeConfig
 from alignray.runtime.training import WorkersConfig
 from alignray.train.config import TrainConfig
 from alignray.train.tokenize import TokenizeConfig
 
 
-class TrainInputConfig(Config):
-    """The rows to train on."""
+class TrainInputConfig(TableInputConfig):
+    """The rows to train on, in any form that `alignray.io.preferences` reads."""
 
-    paths: tuple[str, ...] = pydantic.Field(min_length=1)
-    """Parquet and JSON lines files (.gz and .zst too), globs, folders, URLs, or run folders of alignray."""
     eval_rate: float = pydantic.Field(0.02, ge=0, lt=1)
     """Share of the rows that is held out for evaluation, by the hash of their ids."""
-    split_bytes: int | None = pydantic.Field(64 << 20, ge=1)
-    """Longer files are read in ranges, each by a task of its own."""
-    fetch: FetchConfig = FetchConfig()
-    """How HTTP inputs are read."""
 
-    def splits(self) -> list[Split]:
-        """The input as units of work."""
-        source = SourceConfig(name="input", paths=with_run_folders(self.paths), format="auto")
-        return list_splits(IngestConfig(sources=(source,), split_bytes=self.split_bytes, fetch=self.fetch))
+    METHOD: ClassVar[str] = "train"
 
 
 class ReferenceConfig(Config):
@@ -87,4 +76,6 @@ class TrainJobConfig(TrainConfig):
 def identity_of(config: TrainJobConfig) -> dict[str, Any]:
     """What decides the weights; where the work is done does not."""
     elsewhere = {"run_dir", "workers", "runtime", "reference", "max_reject_rate", "log_every_steps", "checkpoint_every_steps"}
-    return config.model_dump(mode="json", exclude=elsewhere)
+    data = config.model_dump(mode="json", exclude=elsewhere)
+    data["input"].pop("fetch")
+    return data

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
 from alignray.engine import model_name
 from alignray.engine.embedders import build_embedder
 from alignray.errors import EngineDown, RecordError
 from alignray.io.commits import CommitLog, name_of
 from alignray.io.records import read_split
-from alignray.io.run_folder import RunFolder, failure_noted, now
+from alignray.io.run_folder import RunFolder, now
 from alignray.io.sources import Split, list_splits
 from alignray.io.storage import Storage
 from alignray.methods import webr
 from alignray.methods.webr.quota import branch_shares, over_quota, quotas, select_pages
-from alignray.pipelines.inspect_run import job_facts, rewrite_report, run_facts
+from alignray.pipelines.inspect_run import rewrite_report
+from alignray.pipelines.open_run import open_run
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import (
     DRAFTS,
@@ -49,12 +47,10 @@ from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
 from alignray.runtime.dedup import check_comparable, find_clusters
 from alignray.runtime.index import Index, index_of
 from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
-from alignray.runtime.session import native_stderr_to, quiet_data_context, ray_session
 from alignray.runtime.signatures import TextBatch, sign_stage
 from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
 from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row
 from alignray.seeding import draw
-from alignray.untrusted import printable
 
 MAX_ROUNDS = 12
 
@@ -102,16 +98,9 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
     check_roles([*steps, *(webr.rating_steps(config.prompts.dir) if config.analysis.num_rated else [])], config.engines, config.roles)
     check_comparable(config.dedup.against, config.dedup)
     splits = list_splits(config.ingest)
-    folder = RunFolder(config.run_dir)
-    manifest = folder.begin(
-        config.model_dump(mode="json"), run_identity(config, splits), run_facts("webr"), new_run=new_run, private=config.runtime.private,
-    )
-    resumed = " (resumed)" if manifest["sessions"] > 1 else ""
-    console.print(f"[bold]WebR[/] into {escape(printable(folder.root))}{resumed}", highlight=False)
-    native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
-    with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
-        quiet_data_context()
-        run = start_run(config, folder, console)
+    identity = run_identity(config, splits)
+    with open_run("webr", config, identity, title="WebR", new_run=new_run, console=console) as (folder, manifest, watch):
+        run = start_run(config, folder, watch)
         ingest(run, splits)
         pages = page_index(run)
         manifest["plan"] = plan_of(config, folder)
@@ -123,13 +112,13 @@ def synthesize(config: WebRJobConfig, *, new_run: bool = False, console: Console
     return _finish(run, manifest, pages, selected, unique, wanted, ratings, snapshot)
 
 
-def start_run(config: WebRJobConfig, folder: RunFolder, console: Console) -> Run:
+def start_run(config: WebRJobConfig, folder: RunFolder, watch: Watch) -> Run:
     """A run with its ledger on the cluster that is connected."""
     ask_config = AskConfig(
         engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed,
     )
     ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
-    return Run(config, folder, Watch(console, folder), ledger, ask_config)
+    return Run(config, folder, watch, ledger, ask_config)
 
 
 def ingest(run: Run, splits: list[Split]) -> None:

@@ -80,11 +80,17 @@ class PairRows:
         for position, key in enumerate(self._keys):
             found = references.get(key) if references is not None else None
             if found is None:
-                raise RecordError(f"row {self._table['row_id'][position]} has no reference log-probabilities (token_key {key})")
+                row_id = self._table["row_id"][position]
+                raise RecordError(
+                    f"row {row_id} has no reference log-probabilities (token_key {key}); run alignray train again to fill the store"
+                )
             for values, name in zip(found, ("chosen_ids", "rejected_ids"), strict=True):
                 if len(values) != (wanted := self._columns[name].length(position)):
                     row_id = self._table["row_id"][position]
-                    raise RecordError(f"row {row_id}: {len(values)} reference log-probabilities for {wanted} tokens of {name}")
+                    raise RecordError(
+                        f"row {row_id}: {len(values)} reference log-probabilities for {wanted} tokens of {name}; "
+                        "the store's part is damaged, take another reference.store"
+                    )
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -66,7 +66,7 @@ class LocalReporter:
 
 
 def train_locally(config: TrainConfig, run: str, out: Path) -> Result:
-    """Train on the token table of a run folder; reference log-probabilities are computed first where they are needed, on every rank.
+    """Train on the token table of a run folder; reference log-probabilities are computed first where they are needed.
 
     Raises:
         ConfigError: there is no token table in the folder.
@@ -76,7 +76,7 @@ def train_locally(config: TrainConfig, run: str, out: Path) -> Result:
         raise ConfigError(f"{run} holds no token table; alignray train CONFIG --tokens-only makes one")
     table = pa.concat_tables(tables)
     ranks = find_ranks()
-    rows, held_out = (_rows(config, split_of(table, split)) for split in ("train", "eval"))
+    rows, held_out = (_rows(config, split_of(table, split), ranks) for split in ("train", "eval"))
     result = train_loop(config, rows, held_out, ranks, LocalReporter(out, ranks))
     newest = sorted((out / "checkpoints").glob("step-*"))
     if ranks.rank == 0 and newest:
@@ -86,11 +86,13 @@ def train_locally(config: TrainConfig, run: str, out: Path) -> Result:
     return result
 
 
-def _rows(config: TrainConfig, table: pa.Table) -> PairRows | ExampleRows:
+def _rows(config: TrainConfig, table: pa.Table, ranks: Ranks) -> PairRows | ExampleRows:
     if isinstance(config.objective, SFTConfig):
         return ExampleRows(table)
     if not config.objective.needs_reference:
         return PairRows(table)
-    plain = PairRows(table)
-    found = reference_logprobs(config, [plain[position] for position in range(len(plain))])
-    return PairRows(table, dict(zip(table.sort_by("row_id")["token_key"].to_pylist(), found, strict=True)))
+    plain, keys = PairRows(table), table.sort_by("row_id")["token_key"].to_pylist()
+    mine = range(ranks.rank, len(plain), ranks.world_size)
+    scored = reference_logprobs(config, [plain[position] for position in mine])
+    shares = ranks.gather({keys[position]: found for position, found in zip(mine, scored, strict=True)})
+    return PairRows(table, {key: found for share in shares for key, found in share.items()})

@@ -81,7 +81,7 @@ def train_loop(config: TrainConfig, rows: Rows, held_out: Rows | None, ranks: Ra
         TrainingError: a loss is no number.
     """
     if not len(rows):
-        raise RecordError("there are no rows to train on")
+        raise RecordError("0 rows to train on: all are held out or rejected; lower input.eval_rate, or look into the run's rejects/")
     strategy = build_strategy(config, ranks)
     trainer = _Trainer(config, ranks, strategy, *_layout(config, ranks, strategy, isinstance(rows, PairRows)))
     total = steps_of(len(rows), config.batch_size, epochs=config.epochs, max_steps=config.max_steps)

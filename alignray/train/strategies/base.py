@@ -35,7 +35,7 @@ class Ranks:
         return values.cpu()
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank has, on every rank; small plain values."""
+        """What every rank has, on every rank; values that pickle."""
         if self.world_size == 1:
             return [value]
         found: list[Any] = [None] * self.world_size
