@@ -1,0 +1,1 @@
+"""The benchmarks that the thesis reports, as pure functions on records."""
