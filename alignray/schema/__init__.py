@@ -8,5 +8,6 @@ from alignray.schema.webr import InstructionRow, WebDocument, WebRDraft
 
 __all__ = [
     "BridgeDraft", "BridgedPair", "ChatRequest", "Completion", "Conversation", "EvalDraft", "Figure", "InstructionRow", "Message",
-    "PreferencePair", "Rejected", "Reply", "Score", "ScoredItem", "SftExample", "WebDocument", "WebRDraft", "arrow_schema", "from_row", "records_of", "table_of", "to_row",
+    "PreferencePair", "Rejected", "Reply", "Score", "ScoredItem", "SftExample",
+    "WebDocument", "WebRDraft", "arrow_schema", "from_row", "records_of", "table_of", "to_row",
 ]
