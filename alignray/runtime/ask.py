@@ -13,16 +13,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from alignray.config import Config
-from alignray.engine import EngineConfig, build_engine, price_of
+from alignray.engine import EngineConfig, build_engine, price_of, without_transport
 from alignray.engine.base import Engine, Sampling
 from alignray.engine.budget import BudgetConfig, worst_case
 from alignray.errors import CallRefused, ConfigError, EngineDown, EngineError, StorageError
-from alignray.io.journal import Journal, Refusal, answer_of, call_key
+from alignray.io.journal import Journal, Refusal, SharedAnswers, answer_of, call_key
 from alignray.io.storage import Storage
 from alignray.runtime.devices import actor_resources
 from alignray.runtime.metrics import Meter
@@ -46,6 +47,15 @@ class RoleConfig(Sampling):
     """Name under ``engines``."""
 
 
+class SharedAnswersConfig(Config):
+    """Where answers are kept by content, for several runs."""
+
+    root: str
+    """Folder or URL."""
+    roles: tuple[str, ...]
+    """Whose answers."""
+
+
 class AskConfig(Config):
     """What the chain runner needs besides the steps."""
 
@@ -54,6 +64,7 @@ class AskConfig(Config):
     budget: BudgetConfig = BudgetConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     seed: int = 0
+    shared: SharedAnswersConfig | None = None
 
 
 def role_of(roles: Mapping[str, RoleConfig], name: str) -> RoleConfig:
@@ -87,10 +98,13 @@ class Asker:
         self, steps: Sequence[PromptStep[Any, Any]], config: AskConfig, root: str, ledger: Any,
     ) -> None:
         self._steps, self._config, self._ledger = list(steps), config, ledger
-        self._journal = Journal(Storage(root), f"calls-{uuid.uuid4().hex[:12]}")
+        writer = f"calls-{uuid.uuid4().hex[:12]}"
+        self._journal = Journal(Storage(root), writer)
+        self._shared = SharedAnswers(config.shared.root, writer) if config.shared else None
         names = {role_of(config.roles, step.role).engine for step in steps}
         self._engines: dict[str, Engine] = {name: build_engine(config.engines[name]) for name in sorted(names)}
         self._prices = {name: price_of(config.engines[name]) for name in names}
+        self._identities = {name: _content_of(config.engines[name]) for name in names}
         self._counts: Counter[str] = Counter()
         self._meter = Meter(root)
         self._stop_kind = ""
@@ -181,10 +195,33 @@ class Asker:
             self._meter.add("alignray_replayed_calls_total", 1, step.role, role.engine)
             answer = answer_of(replay[key])
         else:
-            answer = await self._pay_and_ask(key, step, row_id, role, resolved)
+            answer = await self._find_or_ask(key, step, row_id, role, resolved)
         if isinstance(answer, Refusal):
             raise _Refused(Rejected(row_id, step.name, answer.reason, raw=answer.message))
         return answer
+
+    async def _find_or_ask(
+        self, key: str, step: PromptStep[Any, Any], row_id: str, role: RoleConfig, request: ChatRequest,
+    ) -> Completion | Refusal:
+        if self._shared is None or self._config.shared is None or step.role not in self._config.shared.roles:
+            return await self._pay_and_ask(key, step, row_id, role, request)
+        content = call_key("", step.name, self._identities[role.engine], request)
+        found = self._shared.find(content)
+        if found is None:
+            answer = await self._pay_and_ask(key, step, row_id, role, request)
+            if isinstance(answer, Completion):
+                self._shared.add(content, step.name, step.role, answer)
+            return answer
+        self._counts["shared"] += 1
+        await self._write_down(self._journal.completion(key, row_id, step.name, step.role, found, shared=True))
+        return found
+
+    async def _write_down(self, line: bytes) -> None:
+        try:
+            self._journal.append(line)
+        except StorageError as err:  # what cannot be written down must not be bought
+            await self._park("storage", str(err))
+            raise _Parked from err
 
     async def _pay_and_ask(
         self, key: str, step: PromptStep[Any, Any], row_id: str, role: RoleConfig, request: ChatRequest,
@@ -223,11 +260,7 @@ class Asker:
                 "calls": 1, "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
                 "usd": answer.cost_usd, "latency_s": answer.latency_s,
             })
-        try:
-            self._journal.append(line)
-        except StorageError as err:  # what cannot be written down must not be bought
-            await self._park("storage", str(err))
-            raise _Parked from err
+        await self._write_down(line)
         await purse.settle(answer)
         return answer
 
@@ -301,6 +334,13 @@ def _resolve(request: ChatRequest, role: RoleConfig, *, seed: int, row_id: str, 
         seed=draw(seed, row_id, step) >> 33,
         json_schema=request.json_schema,
     )
+
+
+def _content_of(engine: EngineConfig) -> str:
+    """What stands for an engine among runs that share answers; the address too, as any model may be served under a name."""
+    dumped = engine.model_dump(mode="json")
+    kept = without_transport({"": dumped})[""] | {"base_url": dumped.get("base_url", "")}
+    return orjson.dumps(kept, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def outcome_schema(record: type) -> pa.Schema:

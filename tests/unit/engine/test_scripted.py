@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from itertools import combinations
 
+import jsonschema
 import pytest
 
 from alignray.engine import ScriptedConfig, build_engine
@@ -88,3 +90,21 @@ def test_rates_are_met_and_their_calls_always_the_same_ones() -> None:
     assert sum(answer.finish_reason == "length" for answer in answers) / len(answers) == pytest.approx(0.5, abs=0.05)
     whole = [answer for answer in answers if answer.finish_reason == "stop"]
     assert sum(answer.text in REFUSALS for answer in whole) / len(whole) == pytest.approx(0.3, abs=0.06)
+
+
+def test_a_request_with_a_schema_gets_a_value_that_follows_it() -> None:
+    schema = {
+        "type": "object", "required": ["verdicts", "rating"], "properties": {
+            "verdicts": {"type": "array", "minItems": 3, "maxItems": 3, "items": {"enum": ["YES", "NO"]}},
+            "rating": {"type": "integer", "minimum": 1, "maximum": 10}, "note": {"type": "string"}, "sure": {"type": "boolean"},
+        },
+    }
+    engine = build_engine(ScriptedConfig())
+    seen = set()
+    for number in range(30):
+        request = ChatRequest((Message("user", f"Judge answer {number}."),), json_schema=json.dumps(schema))
+        text = asyncio.run(engine.generate(request)).text
+        assert asyncio.run(engine.generate(request)).text == text
+        jsonschema.validate(json.loads(text), schema)
+        seen.add(text)
+    assert len(seen) > 20

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from alignray.io.journal import Journal, Refusal, add_up, answer_of, answers_for, call_key, read_events
+from alignray.io.journal import Journal, Refusal, SharedAnswers, add_up, answer_of, answers_for, call_key, read_events
 from alignray.io.storage import Storage
 from alignray.schema import ChatRequest, Completion, Message
 
@@ -183,3 +183,26 @@ def test_a_settle_that_is_read_before_its_grant_closes_it_too(storage: Storage) 
 def test_a_sending_that_may_have_been_billed_stays_open_though_a_later_one_is_settled(storage: Storage) -> None:
     write(storage, granted(storage, "k1#1"), granted(storage, "k1#2"), answered(storage, "k1", grant="k1#2"))
     assert set(add_up(storage)[0].open_grants) == {"k1#1"}
+
+
+def test_shared_answers_are_found_by_content_and_cost_nothing(tmp_path: Path) -> None:
+    root, key = str(tmp_path / "verdicts"), call_key("", "followbench/judge", "judge", REQUEST)
+    first = SharedAnswers(root, "one")
+    assert first.find(key) is None
+    first.add(key, "followbench/judge", "judge", ANSWER)
+    second = SharedAnswers(root, "two")
+    for store in (first, second):
+        found = store.find(key)
+        assert found is not None and found.text == ANSWER.text and found.model == ANSWER.model
+        assert (found.prompt_tokens, found.completion_tokens, found.cost_usd) == (0, 0, 0.0)
+    other = dataclasses.replace(REQUEST, temperature=0.1)
+    assert second.find(call_key("", "followbench/judge", "judge", other)) is None
+
+
+def test_a_shared_answer_is_counted_apart_from_the_calls_that_were_made(storage: Storage) -> None:
+    pen = Journal(storage, "w")
+    write(storage, pen.completion("k1", "r1", "s", "judge", ANSWER), pen.completion("k2", "r2", "s", "judge", ANSWER, shared=True))
+    totals, rows = add_up(storage)
+    assert (totals.calls, totals.steps["s"].calls, totals.steps["s"].shared, totals.usd) == (1, 1, 1, 0.001)
+    assert rows == {"r1", "r2"}
+    assert answers_for(storage, ["r2"])["r2"]["k2"]["text"] == ANSWER.text
