@@ -14,7 +14,7 @@ from alignray.untrusted import printable, storable
 
 if TYPE_CHECKING:
     from alignray.methods.webr.plan import StepForecast
-    from alignray.pipelines import bridge, dedup, train
+    from alignray.pipelines import bridge, dedup, evaluate, train
     from alignray.pipelines.plan import Plan
     from alignray.pipelines.webr import Outcome
     from alignray.runtime.submit import Job, JobOutcome
@@ -108,6 +108,46 @@ def train_command(
         _emit(_plain(outcome)) if as_json else _print_train(outcome)
 
 
+@app.command("followbench")
+def followbench_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+) -> None:
+    """FollowBench: answers, rules and verdicts along the constraints' levels; HSR, SSR and CSL with intervals."""
+    _evaluate("followbench", config, set_, run, as_json, new_run)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+) -> None:
+    """Any list of benchmarks and models in one run. The same command on the same run folder goes on where it stopped."""
+    _evaluate("evaluate", config, set_, run, as_json, new_run)
+
+
+def _evaluate(method: str, config: Path, set_: list[str] | None, run: str | None, as_json: bool, new_run: bool) -> None:
+    with _exits(as_json):
+        from alignray.pipelines.evaluate import evaluate
+        from alignray.pipelines.evaluate_config import EvaluateJobConfig, FollowBenchJobConfig
+
+        kind = FollowBenchJobConfig if method == "followbench" else EvaluateJobConfig
+        outcome = evaluate(_loaded(kind, config, set_, run), method=method, new_run=new_run)
+        _emit(_plain(outcome)) if as_json else _print_evaluation(outcome)
+        raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+
+
+@app.command("compare")
+def compare_command(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="Run folder of an evaluation", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="Another one", show_default=False)], as_json: Json = False,
+) -> None:
+    """Two evaluations item by item: differences with paired intervals, on what both have measured."""
+    with _exits(as_json):
+        from alignray.pipelines.compare_runs import compare_folders
+
+        found = compare_folders(first, second)
+        _emit(found) if as_json else _print_comparisons(found)
+
+
 @app.command("plan")
 def plan_command(
     method: Annotated[Method, typer.Argument(help="What to plan")], config: Config, set_: Sets = None, as_json: Json = False,
@@ -130,7 +170,9 @@ def plan_command(
 
 @app.command("submit")
 def submit_command(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="webr, dedup, bridge or train", show_default=False)], config: Config,
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="webr, dedup, bridge, train, followbench or evaluate", show_default=False),
+    ], config: Config,
     address: Annotated[str, typer.Option(
         "--address", metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], show_default=False,
         help="The cluster's dashboard, such as http://HEAD:8265",
@@ -313,6 +355,49 @@ def _print_bridge(outcome: bridge.Outcome) -> None:
         console.print(f"[red]stopped[/]: {_shown(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
     elif outcome.status == "empty":
         console.print("[yellow]finished, and no pair was kept[/]: see the reasons above", highlight=False)
+
+
+def _print_evaluation(outcome: evaluate.Outcome) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for name, benchmarks in outcome.figures.items():
+        for benchmark, figures in benchmarks.items():
+            console.print(f"[bold]{_shown(name)}[/] on {_shown(benchmark)}", highlight=False, soft_wrap=True)
+            for figure in (figure for figure in figures if not figure["category"]):
+                interval = "" if figure["low"] is None else f"{figure['low']:.4g} to {figure['high']:.4g}"
+                value = "-" if figure["value"] is None else f"{figure['value']:.4g}"
+                unscored = f", {figure['num_unscored']:,} unscored" if figure["num_unscored"] else ""
+                line = f"  {_shown(figure['metric']):<32} {value:>8}  {interval:<20} {figure['num']:,} items{unscored}"
+                console.print(line, highlight=False, soft_wrap=True)
+    _print_comparisons(outcome.comparisons)
+    for note in outcome.notes:
+        console.print(f"note      {_shown(note)}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{outcome.rows:,} items scored[/]", highlight=False)
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
+    console.print(f"tokens    {outcome.usage['tokens']:,}   USD {outcome.usage['usd']:.4f}", highlight=False)
+    console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    if outcome.status == "stopped_at_budget":
+        console.print(f"[yellow]stopped at the budget[/]: {_shown(outcome.message)}; raise it and run again to go on", soft_wrap=True)
+    elif outcome.status == "failed":
+        console.print(f"[red]stopped[/]: {_shown(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
+    elif outcome.status == "empty":
+        console.print("[yellow]finished, and no item was scored[/]: see the reasons above", highlight=False)
+
+
+def _print_comparisons(comparisons: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for found in comparisons:
+        difference, low, high = ("-" if found[name] is None else f"{found[name]:+.4g}" for name in ("difference", "low", "high"))
+        is_open = found["verdict"] == "not separable"
+        console.print(
+            f"{_shown(found['benchmark'])} {_shown(found['metric'])}: {_shown(found['first'])} - {_shown(found['second'])} = {difference} "
+            f"({low} to {high}, {found['num']:,} items), {'not separable' if is_open else _shown(found['verdict']) + ' is ahead'}",
+            highlight=False, soft_wrap=True,
+        )
 
 
 def _print_train(outcome: train.Outcome) -> None:

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from alignray.engine.base import Admit
 from alignray.engine.prices import FREE
 from alignray.errors import CallRefused, EngineDown
@@ -92,7 +94,7 @@ class LlamaEngine:
         if request.seed is not None:
             body["seed"] = request.seed & 0x7FFFFFFF
         if request.json_schema is not None:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": request.json_schema}}
+            body["response_format"] = {"type": "json_schema", "json_schema": {"schema": orjson.loads(request.json_schema)}}
         started = time.perf_counter()
         reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._server.handle_chat_completions, body)
         if "error" in reply:

@@ -148,7 +148,9 @@ class MockServer:
 
     def _answer(self, body: dict[str, Any], messages: list[Message]) -> dict[str, Any]:
         cap = body.get("max_tokens") or body.get("max_completion_tokens") or 1024
-        text = scripted_text(messages, seed=self.config.seed, max_new_tokens=cap)
+        asked = body.get("response_format") or {}
+        schema = asked.get("json_schema", {}).get("schema")
+        text = scripted_text(messages, seed=self.config.seed, max_new_tokens=cap, schema=schema)
         answer: dict[str, Any] = {
             "id": "chatcmpl-mock", "object": "chat.completion", "created": 0, "model": body.get("model", "mock"),
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],

@@ -80,7 +80,7 @@ class ScriptedEngine:
         cap = request.max_new_tokens or 1024
         text, is_cut = _answer(request.messages, digest, cap, config.refusal_rate, config.length_rate)
         if request.json_schema and not is_cut and text not in REFUSALS:
-            text = orjson.dumps(_instance(orjson.loads(request.json_schema), random.Random(digest))).decode()
+            text = _following(orjson.loads(request.json_schema), digest)
         return Completion(
             text=text,
             finish_reason="length" if is_cut else "stop",
@@ -94,9 +94,12 @@ class ScriptedEngine:
         """Nothing to let go of."""
 
 
-def scripted_text(messages: Sequence[Message], *, seed: int = 0, max_new_tokens: int = 1024) -> str:
+def scripted_text(
+    messages: Sequence[Message], *, seed: int = 0, max_new_tokens: int = 1024, schema: dict[str, Any] | None = None,
+) -> str:
     """The answer of a ScriptedEngine that neither refuses nor fails."""
-    return _answer(messages, _digest(messages, seed), max_new_tokens, 0.0, 0.0)[0]
+    digest = _digest(messages, seed)
+    return _answer(messages, digest, max_new_tokens, 0.0, 0.0)[0] if schema is None else _following(schema, digest)
 
 
 def _digest(messages: Sequence[Message], seed: int) -> bytes:
@@ -135,6 +138,10 @@ def _answer(
         limit = max_new_tokens * 4 if text.isascii() else max_new_tokens
         return text[:limit].rstrip(), True
     return text, False
+
+
+def _following(schema: dict[str, Any], digest: bytes) -> str:
+    return orjson.dumps(_instance(schema, random.Random(digest))).decode()
 
 
 def _instance(schema: dict[str, Any], choice: random.Random) -> Any:

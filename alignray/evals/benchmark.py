@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pydantic
+
 from alignray.config import Config
 from alignray.schema import ChatRequest, Completion, EvalDraft, Figure, Rejected, Reply, Score, ScoredItem
 from alignray.steps import PromptStep
@@ -20,8 +22,9 @@ CANDIDATE, JUDGE = "candidate", "judge"
 class BenchmarkConfig(Config):
     """What all benchmarks' configs share; each adds ``kind``, a Literal, and its own switches."""
 
-    max_items: int | None = None
-    """The first so many items only, for a trial; the summary says so."""
+    kind: str
+    max_items: int | None = pydantic.Field(default=None, ge=1)
+    """The first so many items only, for a trial; the report says so."""
 
     def files(self) -> dict[str, str]:
         """Paths or URLs to read, by name; JSON, JSON lines and CSV (each may end in .gz) become rows, a text file one row {"text": ...}."""

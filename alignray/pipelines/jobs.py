@@ -6,10 +6,14 @@ from alignray.config import Config
 from alignray.errors import ConfigError
 from alignray.pipelines.bridge_config import BridgeJobConfig
 from alignray.pipelines.dedup_config import DedupJobConfig
+from alignray.pipelines.evaluate_config import EvaluateJobConfig, FollowBenchJobConfig
 from alignray.pipelines.train_config import TrainJobConfig
 from alignray.pipelines.webr_config import WebRJobConfig
 
-JOBS: dict[str, type[Config]] = {"webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig, "train": TrainJobConfig}
+JOBS: dict[str, type[Config]] = {
+    "webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig, "train": TrainJobConfig,
+    "followbench": FollowBenchJobConfig, "evaluate": EvaluateJobConfig,
+}
 """Each has its entry jobs/NAME.py, and a key run_dir in its config."""
 
 

@@ -137,8 +137,8 @@ def usage_of(folder: RunFolder, *, lost_usd: float) -> dict[str, Any]:
     steps = {
         name: {
             "role": usage.role, "calls": usage.calls, "refused": usage.refused, "shared": usage.shared,
-            "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens, "usd": usage.usd, "mean_latency_s": usage.latency_s / max(usage.calls, 1),
-            "models": sorted(usage.models),
+            "prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens, "usd": usage.usd,
+            "mean_latency_s": usage.latency_s / max(usage.calls, 1), "models": sorted(usage.models),
         }
         for name, usage in totals.steps.items()
     }

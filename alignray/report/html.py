@@ -8,6 +8,7 @@ from typing import Any
 
 from alignray.report.bridge_page import bridge_page
 from alignray.report.dedup_page import dedup_page
+from alignray.report.eval_page import eval_page
 from alignray.report.page import environment
 from alignray.report.run_folder import RunFolder, read_run, write_whole
 from alignray.report.train_page import train_page
@@ -18,6 +19,8 @@ PAGES: dict[str, tuple[str, Callable[[RunFolder], dict[str, Any]]]] = {
     "dedup": ("dedup.html", dedup_page),
     "bridge": ("bridge.html", bridge_page),
     "train": ("train.html", train_page),
+    "evaluate": ("evaluation.html", eval_page),
+    "followbench": ("evaluation.html", eval_page),
 }
 """Template and contents by method."""
 

@@ -1,0 +1,120 @@
+"""The config of ``alignray evaluate`` and ``alignray followbench``: benchmarks, candidates, and who answers as judge."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+
+from alignray.config import Config
+from alignray.engine import EngineConfig, without_transport
+from alignray.engine.base import Sampling
+from alignray.engine.budget import BudgetConfig
+from alignray.evals.benchmark import CANDIDATE
+from alignray.evals.kinds import AnyBenchmark
+from alignray.io.fetch import FetchConfig
+from alignray.pipelines.webr_config import PromptsConfig
+from alignray.runtime.ask import RoleConfig
+from alignray.runtime.session import RuntimeConfig
+
+
+class CandidateConfig(Sampling):
+    """A model to measure, or the answers that one gave elsewhere."""
+
+    temperature: float = pydantic.Field(default=0.0, ge=0)
+    """0 is greedy, as the thesis evaluates; a benchmark that says otherwise for an item (MT-Bench by category) is followed."""
+    max_new_tokens: int = pydantic.Field(default=2048, ge=1)
+    """Cap on an answer."""
+    engine: str = ""
+    """Name under ``engines``."""
+    answers: str | None = None
+    """File of recorded answers (JSON or JSON lines) in place of an engine: rows with ``key`` or the prompt, and the answer."""
+
+    @pydantic.model_validator(mode="after")
+    def _one_source(self) -> CandidateConfig:
+        if bool(self.engine) == bool(self.answers):
+            raise ValueError("a candidate has either engine (a name under engines) or answers (a file of recorded answers)")
+        return self
+
+    def role(self) -> RoleConfig:
+        """As the chain runner wants it."""
+        return RoleConfig(**{name: getattr(self, name) for name in RoleConfig.model_fields})
+
+
+class EvaluateJobConfig(Config):
+    """Models on benchmarks: answers, verdicts, scores with intervals, paired comparisons."""
+
+    run_dir: str = "runs/evaluate"
+    """Run folder, a local path or an fsspec URL."""
+    seed: int = 0
+    """Decides resampling, the order in which a judge sees answers, and the seeds of sampling."""
+    benchmarks: tuple[AnyBenchmark, ...] = pydantic.Field(min_length=1)
+    """What is measured; each names its official files."""
+    candidates: dict[str, CandidateConfig] = pydantic.Field(min_length=1)
+    """Who is measured, by a name of your choice."""
+    temperatures: tuple[float, ...] = ()
+    """Each candidate with an engine is measured at each of these, as NAME@T (thesis 7.4.4); empty: at its own."""
+    engines: dict[str, EngineConfig] = {}
+    """Models by a name of your choice."""
+    roles: dict[str, RoleConfig] = {}
+    """Which engine answers as judge; not needed where nothing is judged."""
+    verdicts: str | None = None
+    """Folder or URL that keeps judges' replies by content: runs that name the same one never pay for the same verdict twice."""
+    fetch: FetchConfig = FetchConfig()
+    """How HTTP files are read."""
+    prompts: PromptsConfig = PromptsConfig()
+    """Prompt texts."""
+    budget: BudgetConfig = BudgetConfig()
+    """Caps."""
+    max_reject_rate: float = pydantic.Field(default=1.0, ge=0, le=1)
+    """Stop, resumable, when more than this share of the items is rejected (judged from 200 on)."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Ray."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> EvaluateJobConfig:
+        if CANDIDATE in self.roles:
+            raise ValueError("roles.candidate is set by candidates; remove it")
+        for name, candidate in self.candidates.items():
+            if candidate.engine and candidate.engine not in self.engines:
+                known = ", ".join(sorted(self.engines)) or "nothing"
+                raise ValueError(f"candidates.{name}.engine = {candidate.engine!r} is not under engines; it has: {known}")
+            if not name or "@" in name or "/" in name:
+                raise ValueError(f'candidate {name!r}: a name has no "@" and no "/", and is not empty')
+        return self
+
+    def measured(self) -> dict[str, CandidateConfig]:
+        """Candidates, one for each temperature of the sweep."""
+        found: dict[str, CandidateConfig] = {}
+        for name, candidate in self.candidates.items():
+            if not candidate.engine or not self.temperatures:
+                found[name] = candidate
+                continue
+            for temperature in self.temperatures:
+                found[f"{name}@{temperature:g}"] = candidate.model_copy(update={"temperature": temperature})
+        return found
+
+
+class FollowBenchJobConfig(EvaluateJobConfig):
+    """The same with FollowBench alone (thesis chapter 7)."""
+
+    run_dir: str = "runs/followbench"
+    """Run folder, a local path or an fsspec URL."""
+
+    @pydantic.model_validator(mode="after")
+    def _only_followbench(self) -> FollowBenchJobConfig:
+        others = [benchmark.kind for benchmark in self.benchmarks if benchmark.kind != "followbench"]
+        if others:
+            raise ValueError(f"benchmarks has kind {others[0]!r}; alignray followbench measures FollowBench alone, use alignray evaluate")
+        return self
+
+
+_NOT_IDENTITY = ("run_dir", "budget", "max_reject_rate", "runtime", "verdicts", "fetch")
+
+
+def identity_of(config: EvaluateJobConfig) -> dict[str, Any]:
+    """The part of the config that decides the scores; a run folder holds one identity."""
+    data = config.model_dump(mode="json", exclude=set(_NOT_IDENTITY))
+    data["engines"] = without_transport(data["engines"])
+    data["prompts"].pop("dir")
+    return data
