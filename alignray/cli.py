@@ -148,6 +148,19 @@ def compare_command(
         _emit(found) if as_json else _print_comparisons(found)
 
 
+@app.command("rewards")
+def rewards_command(
+    host: Annotated[str, typer.Option("--host", help="Address; there is no login, so only this machine by default")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port")] = 8770,
+) -> None:
+    """Serve FollowBench's and IFEval's rules as rewards over HTTP, for OpenRLHF's remote reward (PPO, GRPO)."""
+    with _exits(False):
+        from alignray.serve.rewards import run
+
+        typer.echo(f"POST http://{host}:{port}/reward", err=True)
+        run(host, port)
+
+
 @app.command("plan")
 def plan_command(
     method: Annotated[Method, typer.Argument(help="What to plan")], config: Config, set_: Sets = None, as_json: Json = False,

@@ -1,0 +1,1 @@
+"""The top floor: servers that others call."""
