@@ -10,9 +10,9 @@ from alignray.errors import RecordError
 from alignray.evals.benchmark import CANDIDATE, Benchmark
 from alignray.schema import EvalDraft, Rejected, Reply
 
-_KEYS = ("key", "question_id", "task_id", "example_id", "id")
+_KEYS = ("key", "question_id", "uid", "task_id", "example_id", "id")
 _PROMPTS = ("prompt", "prompt_new", "instruction", "question")
-_ANSWERS = ("answers", "answer", "response", "output", "completion", "choices")
+_ANSWERS = ("answers", "answer", "response", "output", "completion", "choices", "messages")
 
 
 class RecordedAnswers:
@@ -79,4 +79,11 @@ def _texts(values: Sequence[Any]) -> tuple[str, ...]:
             return tuple(str(turn["content"] if isinstance(turn, Mapping) else turn) for turn in value["turns"])
         elif isinstance(value, Mapping) and isinstance(value.get("message"), Mapping):
             texts.append(str(value["message"].get("content") or ""))
+        elif isinstance(value, Mapping) and value.get("role") == "assistant":
+            texts.append(_content(value.get("content")))
     return tuple(texts)
+
+
+def _content(value: Any) -> str:
+    """A turn's text; Arena-Hard keeps it as {"answer": ...}."""
+    return str(value.get("answer", "")) if isinstance(value, Mapping) else str(value or "")
