@@ -197,6 +197,7 @@ class _RayReporter:
         self._root, self._board = root, board
         self._is_first = ray.train.get_context().get_world_rank() == 0
         self._folder, self._meter = RunFolder(root), Meter(root)
+        self._announced: Any = None
 
     def report(self, line: dict[str, Any], checkpoint: Path | None) -> None:
         """See Reporter."""
@@ -226,8 +227,11 @@ class _RayReporter:
             yield Path(folder)
 
     def wants_checkpoint(self) -> bool:
-        """See Reporter."""
-        return ray.train.get_preemption_info() is not None
+        """See Reporter: once for each announcement, which Ray goes on telling."""
+        announced = ray.train.get_preemption_info()
+        is_new = announced is not None and announced != self._announced
+        self._announced = announced
+        return is_new
 
 
 # ---- on the driver
