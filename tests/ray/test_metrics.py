@@ -14,17 +14,20 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import yaml
 
+from alignray.train.tiny import write_tiny_model
 from tests.ray.conftest import ROOT
 from tests.ray.heads import Head
-from tests.ray.processes import start, wait_for
+from tests.ray.processes import finish, start, wait_for
 from tests.ray.run_files import journal_of
 from tests.ray.test_kill_and_resume import endpoint
+from tests.ray.test_training import settings
 
 NUM_PAGES = 500
 RATE_INTERVAL = "15s"
@@ -117,13 +120,14 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def panels() -> dict[str, str]:
-    """Expression by panel and target, as Grafana would send it; those about GPUs are left out."""
+def panels(kind: str = "") -> dict[str, str]:
+    """Expression by panel and target, as Grafana would send it: those of a kind, "[gpu]" or "[train]", else those of neither."""
     dashboard = json.loads((ROOT / "cluster" / "grafana" / "alignray.json").read_text())
     return {
         f"{panel['title']}/{target['refId']}":
             target["expr"].replace("$run", "run|other").replace("$__rate_interval", RATE_INTERVAL)
-        for panel in dashboard["panels"] for target in panel.get("targets", ()) if not panel["description"].startswith(("[gpu]", "[train]"))
+        for panel in dashboard["panels"] for target in panel.get("targets", ())
+        if panel["description"].startswith(("[gpu]", "[train]")) == bool(kind) and panel["description"].startswith(kind)
     }
 
 
@@ -225,6 +229,24 @@ def test_operators_and_actors_have_names(watched: Watched) -> None:
     assert {"MapBatches(read pages)", f"MapBatches({asking})", "MapBatches(commit drafts)"} <= names
     assert f"MapWorker(MapBatches({asking}))" in watched.actors
     assert not any("lambda" in name or "Asker" in name for name in names)
+
+
+def test_every_panel_of_training_has_data_while_a_model_is_trained(
+    watched: Watched, head: Head, prometheus: Prometheus, tmp_path: Path,
+) -> None:
+    config, run_dir = tmp_path / "train.yaml", tmp_path / "other"
+    tiny = write_tiny_model(tmp_path / "tiny", hidden_size=32)
+    changes = {"epochs": 400, "max_steps": 120, "checkpoint_every_steps": 1000, "eval": {"every_steps": 20, "kl_rows": 4, "watch_rows": 0}}
+    config.write_text(yaml.safe_dump(settings(run_dir, tiny, tmp_path / "store", **changes)))
+    address = (head.temp_dir / "ray" / "ray_current_cluster").read_text().strip()
+    process = start(config, run_dir, method="train", RAY_ADDRESS=address, **head.client_variables)
+    missing = panels("[train]")
+    assert len(missing) >= 5
+    while missing and process.poll() is None:
+        missing = {name: expression for name, expression in missing.items() if not prometheus.query(expression)}
+        time.sleep(0.3)
+    output = finish(process)
+    assert not missing, (missing, output)
 
 
 def test_nobody_gets_in_without_the_token(head: Head) -> None:
