@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 
 EXPORTS = "openai, sharegpt, alpaca, trl, trl-prompt-completion, openrlhf or llamafactory"
+EXTRAS = {name: "train" for name in ("torch", "transformers", "peft", "deepspeed", "accelerate")}
+"""Packages that not every command needs, by what brings them."""
 AGAIN = "run the same command again to go on"
 DONE, FAILED, BAD_INPUT, AT_BUDGET, NOTHING = 0, 1, 2, 3, 4
 
@@ -281,6 +283,8 @@ class _exits:  # noqa: N801  reads as "with exits"
             _fail(f"{error}; what was done is kept, {AGAIN}", FAILED, self._as_json)
         if isinstance(error, EngineError | AlignrayError):
             _fail(str(error), FAILED, self._as_json)
+        if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get(str(error.name).partition(".")[0])):
+            _fail(f"{error.name} is not installed; run pip install 'alignray[{extra}]' (or make setup)", BAD_INPUT, self._as_json)
 
 
 def _fail(message: str, code: int, as_json: bool) -> NoReturn:

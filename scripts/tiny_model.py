@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from alignray.train.tiny import write_tiny_model
+try:
+    from alignray.train.tiny import write_tiny_model
+except ModuleNotFoundError as err:
+    sys.exit(f"{err.name} is not installed; run pip install 'alignray[train]' (or make setup)")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
