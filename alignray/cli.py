@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 EXPORTS = "openai, sharegpt, alpaca, trl, trl-prompt-completion, openrlhf or llamafactory"
-EXTRAS = {name: "train" for name in ("torch", "transformers", "peft", "deepspeed", "accelerate")}
+EXTRAS = dict.fromkeys(("torch", "transformers", "peft", "deepspeed", "accelerate"), "train")
 """Packages that not every command needs, by what brings them."""
 AGAIN = "run the same command again to go on"
 DONE, FAILED, BAD_INPUT, AT_BUDGET, NOTHING = 0, 1, 2, 3, 4

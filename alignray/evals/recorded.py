@@ -12,7 +12,7 @@ from alignray.schema import EvalDraft, Rejected, Reply
 
 _KEYS = ("key", "question_id", "uid", "task_id", "example_id", "id")
 _PROMPTS = ("prompt", "prompt_new", "instruction", "question")
-_ANSWERS = ("answers", "answer", "response", "output", "completion", "choices", "messages")
+_ANSWERS = ("answers", "answer", "response", "output", "completion", "solution", "choices", "messages")
 
 
 class RecordedAnswers:

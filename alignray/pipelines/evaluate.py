@@ -15,7 +15,7 @@ from alignray.engine import ScriptedConfig
 from alignray.errors import ConfigError, RecordError
 from alignray.evals.benchmark import CANDIDATE, Benchmark, BenchmarkConfig
 from alignray.evals.compare import Comparison, compare_runs
-from alignray.evals.kinds import build_benchmark
+from alignray.evals.kinds import PROMPT_FOLDERS, build_benchmark
 from alignray.evals.recorded import RecordedAnswers
 from alignray.io.benchmark_files import read_rows
 from alignray.io.commits import CommitLog
@@ -124,8 +124,8 @@ def build_benchmarks(config: EvaluateJobConfig) -> dict[str, Benchmark]:
 
 
 def _identity(config: EvaluateJobConfig) -> dict[str, Any]:
-    kinds = {benchmark.kind for benchmark in config.benchmarks}
-    prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.partition("/")[0] in kinds}
+    folders = {PROMPT_FOLDERS.get(benchmark.kind, benchmark.kind) for benchmark in config.benchmarks}
+    prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.partition("/")[0] in folders}
     files = {uri for benchmark in config.benchmarks for uri in benchmark.files().values()}
     files |= {candidate.answers for candidate in config.candidates.values() if candidate.answers}
     inputs = {uri: row_id_of(repr(read_rows(uri, config.fetch))) for uri in sorted(files)}

@@ -21,12 +21,15 @@ def test_the_thesis_rule_takes_the_first_capital_letter(reply: str, letter: str)
 
 
 @pytest.mark.parametrize(("reply", "letters"), [
-    ("B", "B"), ("(B)", "B"), ("B.", "B"), ("**B**", "B"), ("b", None), ("The answer is (B).", "B"), ("The answer is B because it is.", "B"),
+    ("B", "B"), ("(B)", "B"), ("B.", "B"), ("**B**", "B"), ("b", None), ("The answer is (B).", "B"),
+    ("The answer is B because it is.", "B"),
     ("The correct answer is: **C**", "C"), ("Answer: D", "D"), ("**Answer:** (D) a pig", "D"), ("So $\\boxed{C}$.", "C"),
-    ("\\boxed{\\text{(A)}}", "A"), ("Option B is correct.", "B"), ("B. a cat\nIt purrs.", "B"), ("(C) a cow", "C"),
+    ("\\boxed{\\text{(A)}}", "A"), ("Option B is correct.", "B"), ("B. a cat\nIt purrs.", "B"),
+    ("(C) a cow", "C"),
     ("The answer is A? No, the answer is D.", "D"), ("Let me see.\nIt gives milk.\n(C)", "C"), ("I would say (B), for it purrs.", "B"),
     ("The answer is a cow.", "C"), ("a pig", "D"), ("It barks.\nA dog.", "A"), ("\u7b54\u6848\u662fB", "B"), ("\u6545\u9009\uff1aC", "C"),
-    ("\u7b54\u6848\uff1a\uff08D\uff09", "D"), ("The answer is A good friend.", None), ("The answer is A.", "A"), ("It is either (A) or (B).", None),
+    ("\u7b54\u6848\uff1a\uff08D\uff09", "D"), ("The answer is A good friend.", None), ("The answer is A.", "A"),
+    ("It is either (A) or (B).", None),
     ("The answer is A or B.", None), ("(A) barks, (B) purrs\nNone.", None), ("", None), ("I cannot say", None), ("The answer is E", None),
     ("A dog is nice but who knows", None), ("The answer is not clear.", None), ("(A) a dog\n(B) a cat\n(C) a cow\n(D) a pig", None),
     ("The best choice is the option C.", "C"), ("The answer to the question is (D)", "D"), ("Yes", None),

@@ -51,9 +51,7 @@ def test_agieval_english_tasks_have_their_official_sizes(data_dir: Path) -> None
         }
         assert values(bench.score(replied(draft, gold)))["accuracy_thesis"] == 1.0
     # questions on one passage are one cluster
-    assert len({draft.group for draft in drafts if draft.category == "sat-en"}) == 23 or len(
-        {draft.group for draft in drafts if draft.category == "sat-en"},
-    ) < 100
+    assert len({draft.group for draft in drafts if draft.category == "sat-en"}) < 100
 
 
 def test_agieval_several_letters_have_to_be_all_there(data_dir: Path) -> None:
@@ -108,15 +106,16 @@ def test_bbh_recorded_outputs_score_as_exact_match_and_prompts_are_the_official_
     assert same_prompts == (0 if (task, style) == ("date_understanding", "direct") else 250)
 
 
-def test_bbh_has_the_thesis_size_without_free_answers_but_for_three_broken_items(data_dir: Path) -> None:
+def test_bbh_has_the_thesis_size_without_free_answers_but_for_four_broken_items(data_dir: Path) -> None:
     free = {"dyck_languages", "multistep_arithmetic_two", "object_counting", "word_sorting"}
     tasks = sorted(path.name.removesuffix(".json.gz") for path in (data_dir / "bbh").glob("*.json.gz"))
-    config = ChoiceConfig(format="bbh", tasks={task: "x" for task in tasks})
+    config = ChoiceConfig(format="bbh", tasks=dict.fromkeys(tasks, "x"))
     drafts, rejected = read_all(config, {f"tasks.{task}": json_rows(data_dir / "bbh" / f"{task}.json.gz") for task in tasks})
     assert {draft.category for draft in drafts if not json.loads(draft.facts)["options"]} == free
     assert len([draft for draft in drafts if draft.category not in free]) + len(rejected) == 5511
     assert [(entry.reason, json.loads(entry.detail)["key"]) for entry in rejected] == [
-        ("label_not_an_option", "movie_recommendation/163"), ("label_not_an_option", "ruin_names/99"), ("label_not_an_option", "ruin_names/144"),
+        ("label_not_an_option", "movie_recommendation/163"), ("label_not_an_option", "ruin_names/99"),
+        ("label_not_an_option", "ruin_names/144"), ("no_options", "snarks/88"),  # commas in a title split it; its text ends in the middle
     ]
     navigate = next(draft for draft in drafts if draft.category == "navigate")
     assert "(A) Yes\n(B) No" in navigate.prompt[0].content and "- Yes" not in navigate.prompt[0].content
@@ -132,13 +131,14 @@ def test_question_answering_files_are_read_whole(data_dir: Path, form: Any, file
     drafts, rejected = read_all(config, {f"tasks.{form}": rows})
     assert (len(drafts), rejected) == (num, [])
     bench = benchmark(config)
-    right = [values(bench.score(replied(draft, f"The answer is {row['answer']}")))["accuracy"] for draft, row in zip(drafts[:300], rows, strict=False)]
+    replies = [replied(draft, f"The answer is {row['answer']}") for draft, row in zip(drafts[:300], rows, strict=False)]
+    right = [values(bench.score(reply))["accuracy"] for reply in replies]
     if form != "strategyqa":  # the gold answer as BMC's files word it is read back from its text
         assert set(right) == {1.0}
 
 
 OFFICIAL: list[tuple[Any, dict[str, Any], str]] = [
-    ("arc", {"id": "a1", "question": {"stem": "q?", "choices": [{"text": "x", "label": "1"}, {"text": "y", "label": "2"}]}, "answerKey": "2"}, "B"),
+    ("arc", {"question": {"stem": "q?", "choices": [{"text": "x", "label": "1"}, {"text": "y", "label": "2"}]}, "answerKey": "2"}, "B"),
     ("openbookqa", {"id": "o", "question_stem": "q?", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "A"}, "A"),
     ("mmlu", {"question": "q?", "subject": "s", "choices": ["x", "y", "z", "w"], "answer": 3}, "D"),
     ("mmlu", {"question": "q?", "A": "x", "B": "y", "C": "z", "D": "w", "answer": "C"}, "C"),
@@ -168,7 +168,9 @@ def test_problems_figures_and_the_mean_of_tasks() -> None:
     for draft in bench.read({"tasks.one": [row] * 3, "tasks.two": [row]}):
         done = run_chain(draft, bench.steps, lambda _step, _record, _request: Completion(next(replies)))
         scores = bench.score(done)
-        items.append(ScoredItem(done.row_id, "m", bench.name, done.key, done.group, done.category, done.prompt, done.facts, done.replies, scores))
+        items.append(ScoredItem(
+            done.row_id, "m", bench.name, done.key, done.group, done.category, done.prompt, done.facts, done.replies, scores,
+        ))
     summary = bench.summarize(items)
     figures = {(figure.metric, figure.category): (figure.value, figure.num, figure.num_unscored) for figure in summary.figures}
     assert figures["accuracy", ""] == (pytest.approx(2 / 3), 3, 1) and figures["accuracy", "one"] == (0.5, 2, 1)

@@ -61,7 +61,8 @@ def test_the_final_expression_is_stated(solution: str, answer: str | None) -> No
     (r"\frac12", "0.5"), (r"\tfrac{1}{2}", r"\dfrac{1}{2}"), ("1/2", ".5"), (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt3}"),
     (r"1\frac{4}{5}", "1.8"), (r"10,\!080", "10080"), (r"\$36", "36"), (r"90^\circ", "90"), (r"50\%", "50"), ("x=5", "5"),
     (r"x \in [-2,7]", "[-2,7]"), (r"\text{Evelyn}", "Evelyn"), (r"\text{(C)}", "C"), (r"15\mbox{ cm}^2", "15"), ("12 inches", "12"),
-    (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\pi/2)"), ("1,-2", "-2, 1"), (r"\{1,2\}", r"\{2,1\}"), (r"3 \pm 2\sqrt{2}", r"3-2\sqrt{2}, 3+2\sqrt{2}"),
+    (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\pi/2)"), ("1,-2", "-2, 1"), (r"\{1,2\}", r"\{2,1\}"),
+    (r"3 \pm 2\sqrt{2}", r"3-2\sqrt{2}, 3+2\sqrt{2}"),
     (r"\begin{pmatrix} -1/3 \\ 2/3 \end{pmatrix}", r"\begin{pmatrix}-\frac{1}{3}\\\frac{2}{3}\end{pmatrix}"), ("4210_{5}", "4210_5"),
     (r"(-\infty, 2) \cup (3, \infty)", r"(-\infty,2)\cup(3,\infty)"), ("x^{2}+1", "x^2 + 1"), (r"2^{10}", "1024"), (r"$5$;$10$", "5;10"),
     (r"\frac{20000}{\pi}", r"20000/\pi"), (r"-\frac{24}{25}", "-0.96"), ("58,500", "58500"), (r"\sqrt[3]{8}", "2"),
@@ -72,8 +73,10 @@ def test_equal_answers(left: str, right: str) -> None:
 
 
 @pytest.mark.parametrize(("left", "right"), [
-    ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), (r"\{1,2\}", "(1,2)"), ("1,2", "1,2,3"), ("52_8", "52"), ("1/3", "0.333"), (r"\sqrt{2}", "1.414"),
-    ("-2", "2"), ("x+1", "x-1"), ("Evelyn", "Eve"), ("", "0"), ("2k", "2"), (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"),
+    ("(1,2)", "(2,1)"), ("(1,2)", "[1,2]"), (r"\{1,2\}", "(1,2)"), ("1,2", "1,2,3"), ("52_8", "52"), ("1/3", "0.333"),
+    (r"\sqrt{2}", "1.414"),
+    ("-2", "2"), ("x+1", "x-1"), ("Evelyn", "Eve"), ("", "0"), ("2k", "2"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"),
     ("1,2,2", "1,1,2"), (r"3\pi", "3"), ("x", "X"), ("1/0", "1"), (r"2^{999}", r"2^{998}"), ("(", "("[:0]),
 ])
 def test_different_answers(left: str, right: str) -> None:
@@ -100,7 +103,7 @@ def test_constants_are_exact(left: Fraction, right: Fraction) -> None:
     assert same_answer(latex(left), f"{left}") and (left == right) == same_answer(latex(left), f"{right}")
 
 
-@given(st.text(alphabet="0123456789.,-+/^*(){}[]\\ $%_xfracsqtpibo\n", max_size=80), st.text(max_size=20))
+@given(st.text(alphabet="0123456789.,-+/^*(){}[]\\ $%_xfracsqtpibo\n", max_size=60), st.text(max_size=20))
 def test_any_text_is_answered_and_a_text_equals_itself(left: str, right: str) -> None:
     final_number(left + right)
     final_expression(left + right)
@@ -145,10 +148,10 @@ def test_every_math500_solution_ends_in_its_answer(data_dir: Path) -> None:
 
 
 def test_of_all_pairs_of_math500_answers_only_these_are_equal(data_dir: Path) -> None:
-    """Two ways to write one value, by hand: no false equality among 327 distinct answers."""
+    """Short answers that are no plain integers: but for dollars that equal degrees, units being left out, no false equality."""
     answers = sorted({row["answer"] for row in rows_of(data_dir / "math" / "math500.jsonl.gz")})
-    short = [answer for answer in answers if len(answer) < 14][::2]
-    equal = {frozenset(pair) for pair in itertools.combinations(short, 2) if same_answer(*pair)}
-    for left, right in map(tuple, equal):
-        value, other = constant(normal_form(left)), constant(normal_form(right))
-        assert value == other or {left, right} == {"1,-2", "-2,1"}
+    odd = [answer for answer in answers if not answer.lstrip("-").isdecimal() and len(answer) < 12]
+    equal = {pair for pair in itertools.combinations(odd, 2) if same_answer(*pair)}
+    assert equal == {
+        ("-2,1", "1,-2"), ("2 \\sqrt{5}", "2\\sqrt{5}"), ("36^\\circ", "\\$36"), ("\\frac14", "\\frac{1}{4}"),
+    }
