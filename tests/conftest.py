@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# torch's threads wait for each other by spinning: with several tests on few cores they cost more than they bring
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

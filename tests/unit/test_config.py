@@ -14,14 +14,9 @@ import pytest
 from alignray.config import Config, changed_keys, fingerprint, load_config, may_be_secret
 from alignray.engine import EngineConfig
 from alignray.errors import ConfigError
-from alignray.pipelines.bridge_config import BridgeJobConfig
-from alignray.pipelines.dedup_config import DedupJobConfig
-from alignray.pipelines.train_config import TrainJobConfig
-from alignray.pipelines.webr_config import WebRJobConfig
+from alignray.pipelines.jobs import JOBS
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {"webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig, "train": TrainJobConfig}
-"""Folder of configs/ to its config class: a new method adds a line."""
 
 
 class Part(Config):
@@ -200,7 +195,7 @@ def test_changed_keys_are_listed_by_leaf() -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.y*ml")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_config_in_the_repository_loads(path: Path) -> None:
-    load_config(CLASSES[path.parent.name], path)
+    load_config(JOBS[path.parent.name], path)
 
 
 def test_the_light_rooms_load_neither_torch_nor_ray() -> None:
