@@ -39,10 +39,12 @@ $(VENV)/.setup: $(VENV)/.base
 	touch $@
 
 unit: setup
-	$(BIN)/python -m pytest tests/unit -n 2
+	$(BIN)/python -m pytest tests/unit -n 2 -m "not slow"
 
+# three at a time on two cores: much of the time is waiting for processes to come up, or to be missed
 test: unit
-	$(BIN)/python -m pytest tests/ray tests/browser tests/chaos tests/security -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/unit -n 2 -m slow
+	$(BIN)/python -m pytest tests/ray tests/browser tests/chaos tests/security -n 3 --dist loadfile
 
 # 50 schedules of seeded kills and outages on a small cluster (about 40 minutes); CHAOS_FLAGS="--only 7 --seed 1" plays one
 chaos: setup

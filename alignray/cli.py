@@ -14,7 +14,7 @@ from alignray.untrusted import printable, storable
 
 if TYPE_CHECKING:
     from alignray.methods.webr.plan import StepForecast
-    from alignray.pipelines import bridge, dedup, evaluate, train
+    from alignray.pipelines import bridge, construct, dedup, evaluate, train
     from alignray.pipelines.plan import Plan
     from alignray.pipelines.webr import Outcome
     from alignray.runtime.submit import Job, JobOutcome
@@ -36,6 +36,8 @@ class Method(enum.StrEnum):
 
     webr = "webr"
     bridge = "bridge"
+    followbench = "followbench"
+    evaluate = "evaluate"
 
 
 Config = Annotated[Path, typer.Argument(help="YAML config, such as configs/webr/smoke.yaml", show_default=False)]
@@ -150,6 +152,20 @@ def compare_command(
         _emit(found) if as_json else _print_comparisons(found)
 
 
+@app.command("construct")
+def construct_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+) -> None:
+    """Initial instructions into a benchmark in FollowBench's form. The same command on the same run folder goes on."""
+    with _exits(as_json):
+        from alignray.pipelines.construct import construct
+        from alignray.pipelines.construct_config import ConstructJobConfig
+
+        outcome = construct(_loaded(ConstructJobConfig, config, set_, run), new_run=new_run)
+        _emit(_plain(outcome)) if as_json else _print_construct(outcome)
+        raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+
+
 @app.command("rewards")
 def rewards_command(
     host: Annotated[str, typer.Option("--host", help="Address; there is no login, so only this machine by default")] = "127.0.0.1",
@@ -173,6 +189,9 @@ def plan_command(
         if method is Method.bridge:
             _plan_bridge(config, set_, as_json, figures=figures)
             return
+        if method in (Method.followbench, Method.evaluate):
+            _plan_evaluation(method, config, set_, as_json, figures=figures)
+            return
         loaded = _webr_config(config, set_, None)
         if figures:
             _print_table_4_5(loaded, as_json)
@@ -186,7 +205,7 @@ def plan_command(
 @app.command("submit")
 def submit_command(
     method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="webr, dedup, bridge, train, followbench or evaluate", show_default=False),
+        str, typer.Argument(metavar="METHOD", help="webr, dedup, bridge, train, followbench, evaluate or construct", show_default=False),
     ], config: Config,
     address: Annotated[str, typer.Option(
         "--address", metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], show_default=False,
@@ -334,13 +353,8 @@ def _print_outcome(outcome: Outcome) -> None:
     console.print(f"tokens    {outcome.usage['tokens']:,}   USD {outcome.usage['usd']:.4f}", highlight=False)
     console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
     console.print(f"dataset   {_shown(outcome.run_dir)}/parts", highlight=False, soft_wrap=True)
-    if outcome.status == "stopped_at_budget":
-        console.print(f"[yellow]stopped at the budget[/]: {_shown(outcome.message)}; raise it and run again to go on", soft_wrap=True)
-    elif outcome.status == "failed":
-        console.print(f"[red]stopped[/]: {_shown(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
-    elif outcome.status == "empty":
-        console.print("[yellow]finished, and no row was kept[/]: see the reasons above", highlight=False)
-    elif outcome.message:
+    _print_stop(outcome.status, outcome.message, "no row was kept")
+    if outcome.status == "done" and outcome.message:
         console.print(f"[yellow]fewer rows than wanted[/]: {_shown(outcome.message)}", highlight=False, soft_wrap=True)
 
 
@@ -366,12 +380,7 @@ def _print_bridge(outcome: bridge.Outcome) -> None:
         )
     console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
     console.print(f"dataset   {_shown(outcome.run_dir)}/parts", highlight=False, soft_wrap=True)
-    if outcome.status == "stopped_at_budget":
-        console.print(f"[yellow]stopped at the budget[/]: {_shown(outcome.message)}; raise it and run again to go on", soft_wrap=True)
-    elif outcome.status == "failed":
-        console.print(f"[red]stopped[/]: {_shown(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
-    elif outcome.status == "empty":
-        console.print("[yellow]finished, and no pair was kept[/]: see the reasons above", highlight=False)
+    _print_stop(outcome.status, outcome.message, "no pair was kept")
 
 
 def _print_evaluation(outcome: evaluate.Outcome) -> None:
@@ -395,12 +404,7 @@ def _print_evaluation(outcome: evaluate.Outcome) -> None:
         console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
     console.print(f"tokens    {outcome.usage['tokens']:,}   USD {outcome.usage['usd']:.4f}", highlight=False)
     console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
-    if outcome.status == "stopped_at_budget":
-        console.print(f"[yellow]stopped at the budget[/]: {_shown(outcome.message)}; raise it and run again to go on", soft_wrap=True)
-    elif outcome.status == "failed":
-        console.print(f"[red]stopped[/]: {_shown(outcome.message)}; what was done is kept, {AGAIN}", soft_wrap=True)
-    elif outcome.status == "empty":
-        console.print("[yellow]finished, and no item was scored[/]: see the reasons above", highlight=False)
+    _print_stop(outcome.status, outcome.message, "no item was scored")
 
 
 def _print_comparisons(comparisons: list[dict[str, Any]]) -> None:
@@ -415,6 +419,40 @@ def _print_comparisons(comparisons: list[dict[str, Any]]) -> None:
             f"({low} to {high}, {found['num']:,} items), {'not separable' if is_open else _shown(found['verdict']) + ' is ahead'}",
             highlight=False, soft_wrap=True,
         )
+
+
+def _print_construct(outcome: construct.Outcome) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for name, facts in outcome.construction.items():
+        console.print(
+            f"{name:<10} {facts['examples']:>6,} examples {facts['items']:>7,} items, {facts['written']:,} in the file "
+            f"({facts['accepted']:,} accepted, {facts['rejected']:,} rejected, {facts['unreviewed']:,} unreviewed)",
+            highlight=False, soft_wrap=True,
+        )
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
+    for note in outcome.notes:
+        console.print(f"note      {_shown(note)}", highlight=False, soft_wrap=True)
+    for path in outcome.benchmarks.values():
+        console.print(f"benchmark {_shown(path)}", highlight=False, soft_wrap=True)
+    console.print(f"tokens    {outcome.usage['tokens']:,}   USD {outcome.usage['usd']:.4f}", highlight=False)
+    console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    _print_stop(outcome.status, outcome.message, "no item was made")
+
+
+def _print_stop(status: str, message: str, nothing: str) -> None:
+    """Why a run is not done, and what to do."""
+    from rich.console import Console
+
+    console = Console()
+    if status == "stopped_at_budget":
+        console.print(f"[yellow]stopped at the budget[/]: {_shown(message)}; raise it and run again to go on", soft_wrap=True)
+    elif status == "failed":
+        console.print(f"[red]stopped[/]: {_shown(message)}; what was done is kept, {AGAIN}", soft_wrap=True)
+    elif status == "empty":
+        console.print(f"[yellow]finished, and {nothing}[/]: see the reasons above", highlight=False)
 
 
 def _print_train(outcome: train.Outcome) -> None:
@@ -536,6 +574,16 @@ def _plan_bridge(path: Path, overrides: list[str] | None, as_json: bool, *, figu
         _print_figures(table_6_5(price_of_role(config.engines, config.roles, "editor")), as_json)
         return
     plan = plan_bridge(config)
+    _emit(_plain(plan)) if as_json else _print_plan(plan)
+
+
+def _plan_evaluation(method: Method, path: Path, overrides: list[str] | None, as_json: bool, *, figures: bool) -> None:
+    from alignray.pipelines.evaluate_config import EvaluateJobConfig, FollowBenchJobConfig
+    from alignray.pipelines.evaluate_plan import plan_evaluation
+
+    if figures:
+        raise ConfigError(f"--thesis-figures is about webr and bridge; the thesis prints no bill of {method.value}")
+    plan = plan_evaluation(_loaded(FollowBenchJobConfig if method is Method.followbench else EvaluateJobConfig, path, overrides, None))
     _emit(_plain(plan)) if as_json else _print_plan(plan)
 
 

@@ -4,7 +4,7 @@ The mock runs as a process of its own and counts what it served. "known" tells t
 "unknown" leaves the cap at 256, and the engine has to find the capacity, at endpoints that queue, that refuse, and that
 ration (where capacity is the bucket's rate). The first of each is what the result line reports.
 
-    python bench/endpoint.py [--quick] [--through engine|ray] [--latency S] [--slots N]
+    python bench/endpoint.py [--quick] [--through engine|ray|judged] [--latency S] [--slots N]
 """
 
 from __future__ import annotations
@@ -115,6 +115,30 @@ def drive_ray(url: str, case: Case, seconds: float) -> None:
         draft_pages(pages, Path(name, "run"), engine=engine)
 
 
+def drive_judged(url: str, case: Case, seconds: float) -> None:
+    """A judged evaluation: FollowBench items with recorded answers, enough to keep the judge busy for ``seconds``."""
+    from rich.console import Console
+
+    from alignray.pipelines.evaluate import evaluate
+    from alignray.pipelines.evaluate_config import EvaluateJobConfig
+
+    with tempfile.TemporaryDirectory(prefix="alignray-bench-") as name:
+        items = [
+            {"example_id": group, "category": "style", "source": "bench", "level": level, "target": "",
+             "instruction": f"Tell story {group} of the harbour and the ferry." + " Be brief." * level}
+            for group in range(int(case.capacity * (seconds + 6) / 5)) for level in range(6)
+        ]
+        Path(name, "style.json").write_text(json.dumps(items))
+        answers = [{"prompt": item["instruction"], "answer": "The ferry left at dawn. " * 12} for item in items if item["level"]]
+        Path(name, "answers.json").write_text(json.dumps(answers))
+        judge = {"kind": "openai", "model": "mock", "base_url": url, "api_key_env": None, "max_in_flight": case.max_in_flight}
+        evaluate(EvaluateJobConfig.model_validate({
+            "run_dir": f"{name}/run", "benchmarks": [{"kind": "followbench", "style": f"{name}/style.json"}],
+            "candidates": {"recorded": {"answers": f"{name}/answers.json"}}, "engines": {"mock": judge},
+            "roles": {"judge": {"engine": "mock", "max_new_tokens": 256}}, "runtime": {"num_cpus": 2},
+        }), console=Console(quiet=True))
+
+
 def share_of_capacity(case: Case, drive: Driver, *, warm_up_s: float, measure_s: float) -> tuple[float, float]:
     """Calls served per second over the capacity, and the share of requests that were turned away."""
     with mock_endpoint(case.flags) as url:
@@ -135,17 +159,20 @@ def share_of_capacity(case: Case, drive: Driver, *, warm_up_s: float, measure_s:
     return rate / case.capacity, (after["refused"] - before["refused"]) / max(1, after["asked"] - before["asked"])
 
 
+DRIVERS: dict[str, Driver] = {"engine": drive_engine, "ray": drive_ray, "judged": drive_judged}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two cases of 8 s in place of six of 30 s in both orders")
-    parser.add_argument("--through", choices=("engine", "ray"), default="engine")
+    parser.add_argument("--through", choices=tuple(DRIVERS), default="engine")
     parser.add_argument("--latency", type=float, default=0.2, help="seconds per answer")
     parser.add_argument("--slots", type=int, default=64, help="answers at a time")
     given = parser.parse_args()
-    drive = drive_engine if given.through == "engine" else drive_ray
+    drive = DRIVERS[given.through]
     warm_up_s, measure_s = (13.0, 8.0) if given.quick else (20.0, 30.0)
 
-    names = ("alignray", "aiohttp", "orjson") + (("ray",) if given.through == "ray" else ())
+    names = ("alignray", "aiohttp", "orjson") + (("ray",) if given.through != "engine" else ())
     print(f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
     print(f"{given.slots} slots of {given.latency:g} s: {given.slots / given.latency:,.0f} calls/s; "
           f"{measure_s:g} s after {warm_up_s:g} s of warm-up, through {given.through}")

@@ -21,6 +21,7 @@ from alignray.io.benchmark_files import read_rows
 from alignray.io.commits import CommitLog
 from alignray.io.run_folder import RunFolder, now
 from alignray.pipelines.evaluate_config import EvaluateJobConfig, identity_of
+from alignray.pipelines.evaluate_plan import plan_evaluation
 from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.open_run import open_run
 from alignray.pipelines.watch import Watch
@@ -103,6 +104,7 @@ def evaluate(config: EvaluateJobConfig, *, method: str = "evaluate", new_run: bo
         run = Run(config, folder, watch, ledger, benchmarks)
         read(run)
         items = item_index(run)
+        manifest["plan"] = dataclasses.asdict(plan_evaluation(config))
         for name in config.measured():
             answer(run, items, name)
         num_rows = score(run)

@@ -41,6 +41,16 @@ class CandidateConfig(Sampling):
         return RoleConfig(**{name: getattr(self, name) for name in RoleConfig.model_fields})
 
 
+class EvaluatePlanConfig(Config):
+    """What ``alignray plan evaluate`` and ``alignray plan followbench`` assume."""
+
+    sample_items: int = pydantic.Field(default=200, ge=1)
+    """Items of each benchmark whose requests are built; all are counted."""
+    completion_tokens: dict[str, pydantic.NonNegativeFloat] = {}
+    """Measured mean completion tokens by step, such as {"followbench/judge": 190}; the beginning of a name ("vicuna/judge") stands for
+    all steps that begin so, and the longest that fits counts. Else lengths of published answers and judgements."""
+
+
 class EvaluateJobConfig(Config):
     """Models on benchmarks: answers, verdicts, scores with intervals, paired comparisons."""
 
@@ -48,11 +58,11 @@ class EvaluateJobConfig(Config):
     """Run folder, a local path or an fsspec URL."""
     seed: int = 0
     """Decides resampling, the order in which a judge sees answers, and the seeds of sampling."""
-    benchmarks: tuple[AnyBenchmark, ...] = pydantic.Field(min_length=1)
+    benchmarks: tuple[AnyBenchmark, ...]
     """What is measured; each names its official files."""
     candidates: dict[str, CandidateConfig] = pydantic.Field(min_length=1)
     """Who is measured, by a name of your choice."""
-    temperatures: tuple[float, ...] = ()
+    temperatures: tuple[pydantic.NonNegativeFloat, ...] = ()
     """Each candidate with an engine is measured at each of these, as NAME@T (thesis 7.4.4); empty: at its own."""
     engines: dict[str, EngineConfig] = {}
     """Models by a name of your choice."""
@@ -68,11 +78,15 @@ class EvaluateJobConfig(Config):
     """Caps."""
     max_reject_rate: float = pydantic.Field(default=1.0, ge=0, le=1)
     """Stop, resumable, when more than this share of the items is rejected (judged from 200 on)."""
+    plan: EvaluatePlanConfig = EvaluatePlanConfig()
+    """Forecast."""
     runtime: RuntimeConfig = RuntimeConfig()
     """Ray."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> EvaluateJobConfig:
+        if not self.benchmarks:  # here and not on the field, where one bad entry would be reported as none too
+            raise ValueError("benchmarks is empty; name at least one")
         if CANDIDATE in self.roles:
             raise ValueError("roles.candidate is set by candidates; remove it")
         for name, candidate in self.candidates.items():
@@ -109,7 +123,7 @@ class FollowBenchJobConfig(EvaluateJobConfig):
         return self
 
 
-_NOT_IDENTITY = ("run_dir", "budget", "max_reject_rate", "runtime", "verdicts", "fetch")
+_NOT_IDENTITY = ("run_dir", "budget", "max_reject_rate", "plan", "runtime", "verdicts", "fetch")
 
 
 def identity_of(config: EvaluateJobConfig) -> dict[str, Any]:

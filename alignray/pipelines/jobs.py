@@ -5,6 +5,7 @@ from __future__ import annotations
 from alignray.config import Config
 from alignray.errors import ConfigError
 from alignray.pipelines.bridge_config import BridgeJobConfig
+from alignray.pipelines.construct_config import ConstructJobConfig
 from alignray.pipelines.dedup_config import DedupJobConfig
 from alignray.pipelines.evaluate_config import EvaluateJobConfig, FollowBenchJobConfig
 from alignray.pipelines.train_config import TrainJobConfig
@@ -13,6 +14,7 @@ from alignray.pipelines.webr_config import WebRJobConfig
 JOBS: dict[str, type[Config]] = {
     "webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig, "train": TrainJobConfig,
     "followbench": FollowBenchJobConfig, "evaluate": EvaluateJobConfig,
+    "construct": ConstructJobConfig,
 }
 """Each has its entry jobs/NAME.py, and a key run_dir in its config."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alignray.report.bridge_card import bridge_card
+from alignray.report.construct_card import construct_card
 from alignray.report.dedup_card import dedup_card
 from alignray.report.eval_card import eval_card
 from alignray.report.run_folder import RunFolder, read_run, write_whole
@@ -14,6 +15,7 @@ from alignray.report.webr_card import webr_card
 
 CARDS: dict[str, Callable[[RunFolder], str]] = {
     "webr": webr_card, "dedup": dedup_card, "bridge": bridge_card, "train": train_card, "evaluate": eval_card, "followbench": eval_card,
+    "construct": construct_card,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignray.report.bridge_page import bridge_page
+from alignray.report.construct_page import construct_page
 from alignray.report.dedup_page import dedup_page
 from alignray.report.eval_page import eval_page
 from alignray.report.page import environment
@@ -21,6 +22,7 @@ PAGES: dict[str, tuple[str, Callable[[RunFolder], dict[str, Any]]]] = {
     "train": ("train.html", train_page),
     "evaluate": ("evaluation.html", eval_page),
     "followbench": ("evaluation.html", eval_page),
+    "construct": ("construct.html", construct_page),
 }
 """Template and contents by method."""
 

@@ -88,3 +88,29 @@ class Figure:
     num: int
     """Items with a score."""
     num_unscored: int
+
+
+@dataclass(frozen=True)
+class ConstructedItem:
+    """One level of one example of a benchmark that ``alignray construct`` grew."""
+
+    row_id: str
+    """Of the initial instruction, its category and the level."""
+    example_id: int
+    """From 1 on within a category, as in the official files."""
+    category: str
+    """content, situation, style, format, example or mixed: the file that the item belongs to."""
+    kinds: str
+    """Kinds of the constraints so far where they are mixed, "content, format"; else empty."""
+    source: str
+    level: int
+    """0 is the initial instruction; each level has one constraint (in example: one noise template) more than the one before."""
+    instruction: str
+    target: str
+    """The template that an answer has to fill, in example; else empty."""
+    answer: str
+    """The true answer in its template, in example; else empty."""
+    added_constraint: str
+    """What this level added, in the generator's words; in example the form of answers that came in."""
+    review: str
+    """unreviewed, accepted or rejected, by people."""

@@ -44,10 +44,10 @@ class FollowBenchConfig(BenchmarkConfig):
     """Rows of category, example_id, level and ``verdicts`` (one 0/1 or true/false per constraint) by humans, to set the judge's
     beside; they are about this candidate's answers."""
     language: Literal["en", "zh"] = "en"
-    max_new_tokens: int | None = pydantic.Field(default=2048, gt=0)
-    """Of an answer; none: what the candidate's config says."""
-    temperature: float | None = pydantic.Field(default=0.0, ge=0)
-    """Of an answer; none: what the candidate's config says."""
+    max_new_tokens: int | None = pydantic.Field(default=None, gt=0)
+    """Of an answer; none: what the candidate's config says, 2048 by default."""
+    temperature: float | None = pydantic.Field(default=None, ge=0)
+    """Of an answer; none: what the candidate's config says, 0 by default."""
     ssr_rules: Literal["original", "per_constraint"] = "original"
     """What a rule-checked item adds to SSR. original: all or nothing, as published figures have it; per_constraint: the share of its
     constraints, where the rule can tell them apart."""

@@ -159,7 +159,7 @@ def _rate_figure(cells: Mapping[tuple[str, int], Sequence[_Row]], metric: str, n
         share = LEVEL_WEIGHTS[level - 1] if config.aggregation == "level_weighted" else 1
         values += [value for _, value in scored]
         groups += [row.group for row, _ in scored]
-        weights += [share / len(scored)] * len(scored)
+        weights += [share / len(scored) for _ in scored]
     return _figure(metric, name, values, groups, weights, num_unscored)
 
 

@@ -17,6 +17,7 @@ from alignray.evals.followbench.config import CATEGORIES
 from alignray.evals.followbench.items import REASONS, Facts, read_items
 from alignray.evals.followbench.rules import check_rule
 from alignray.evals.followbench.templates import answer_is_right
+from alignray.pipelines.evaluate_config import CandidateConfig
 from alignray.schema import EvalDraft, Rejected
 
 
@@ -140,3 +141,11 @@ def test_human_labels_are_put_beside_their_item() -> None:
     for wrong, message in (({"level": 3}, "which no file has"), (too_few, "list of 2 times"), (no_bit, "list of 2 times")):
         with pytest.raises(RecordError, match=message):
             read(style=rows, human_labels=[{**labels[0], **wrong}])
+
+
+def test_an_answer_is_sampled_as_the_candidate_says() -> None:
+    """Thesis 7.3: temperature 0 and 2048 tokens, the candidate's defaults; a sweep (7.4.4) sets another temperature there."""
+    [draft, *_] = [item for item in read(style=[row(level) for level in range(6)]) if isinstance(item, EvalDraft)]
+    request = benchmark(config()).steps[0].build(draft)
+    assert request is not None and (request.temperature, request.max_new_tokens) == (None, None)
+    assert (CandidateConfig(engine="e").temperature, CandidateConfig(engine="e").max_new_tokens) == (0.0, 2048)
