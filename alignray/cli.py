@@ -416,7 +416,7 @@ def _print_comparisons(comparisons: list[dict[str, Any]]) -> None:
         is_open = found["verdict"] == "not separable"
         console.print(
             f"{_shown(found['benchmark'])} {_shown(found['metric'])}: {_shown(found['first'])} - {_shown(found['second'])} = {difference} "
-            f"({low} to {high}, {found['num']:,} items), {'not separable' if is_open else _shown(found['verdict']) + ' is ahead'}",
+            f"({low} to {high}, {found['num']:,} items), {'not separable' if is_open else _shown(found['verdict']) + ' is higher'}",
             highlight=False, soft_wrap=True,
         )
 

@@ -10,53 +10,58 @@ from alignray.errors import RecordError
 from alignray.evals.benchmark import CANDIDATE, Benchmark
 from alignray.schema import EvalDraft, Rejected, Reply
 
-_KEYS = ("key", "question_id", "uid", "task_id", "example_id", "id")
-_PROMPTS = ("prompt", "prompt_new", "instruction", "question")
-_ANSWERS = ("answers", "answer", "response", "output", "completion", "solution", "choices", "messages")
+_NAMES = (
+    ("key", ("id", "example_id", "task_id", "uid", "question_id", "key")), ("prompt", ("question", "instruction", "prompt_new", "prompt")),
+)
+"""Columns that name an item, the surest last."""
+_ANSWERS = ("response", "output", "completion", "solution", "choices", "messages", "answers", "answer")
 
 
 class RecordedAnswers:
-    """Answers by item key and by prompt."""
+    """Answers by prompt and by item key."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], name: str) -> None:
         """
         Args:
             rows: each names its item (key, question_id, task_id, or the prompt as prompt or instruction) and holds ``answer``,
                 ``response``, ``output`` or ``completion`` as text, ``answers`` as a list of texts (turns, samples), or
-                ``choices`` as FastChat and the OpenAI API write them. A ``benchmark`` in a row limits it to that one.
+                ``choices`` as FastChat and the OpenAI API write them. Several rows of one item are its samples. A ``benchmark`` in
+                a row limits it to that one.
             name: of the file, for messages.
 
         Raises:
             RecordError: a row is in none of these forms.
         """
         self._name = name
-        self._by_key: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._found: dict[tuple[str, str, str], list[str]] = {}
         for number, row in enumerate(rows):
             answers = _answers(row)
             if not answers:
                 raise RecordError(f"{name}: row {number} has no answer; one of these columns holds it: {', '.join(_ANSWERS)}")
-            names = {str(row[column]) for column in (*_KEYS, *_PROMPTS) if isinstance(row.get(column), str | int)}
-            if not names:
-                raise RecordError(f"{name}: row {number} names no item; one of these columns does: {', '.join((*_KEYS, *_PROMPTS))}")
-            for item in names:
-                self._by_key.setdefault((str(row.get("benchmark", "")), item.strip()), answers)
+            named = [(kind, str(row[column]).strip()) for kind, columns in _NAMES for column in columns
+                     if isinstance(row.get(column), str | int)]
+            if not named:
+                columns = ", ".join(column for _, columns in _NAMES for column in columns)
+                raise RecordError(f"{name}: row {number} names no item; one of these columns does: {columns}")
+            for kind, item in dict(named).items():
+                self._found.setdefault((str(row.get("benchmark", "")), kind, item), []).extend(answers)
 
     def fill(self, draft: EvalDraft, benchmark: Benchmark) -> EvalDraft | Rejected:
-        """The draft with the recorded replies of its candidate's steps; a Rejected where there is none, or too few."""
+        """The draft with the recorded replies of its candidate's steps; a Rejected where there is none, or not as many."""
         steps = [step.name for step in benchmark.steps if step.role == CANDIDATE]
-        answers = self._find(draft)
-        if len(answers) < len(steps):
-            reason = "no_recorded_answer" if not answers else "too_few_recorded_answers"
-            return Rejected(draft.row_id, f"{draft.benchmark}/read", reason, detail=f"{self._name}: {draft.key}")
-        replies = tuple(Reply(step, text) for step, text in zip(steps, answers, strict=False))
-        return dataclasses.replace(draft, replies=replies)
+        found = self._find(draft)
+        answers = next((one for one in found if len(one) == len(steps)), found[0] if found else [])
+        if len(answers) != len(steps):
+            reason = "no_recorded_answer" if not answers else "other_number_of_recorded_answers"
+            detail = f"{self._name}: {len(answers)} for {draft.key}, {len(steps)} wanted"
+            return Rejected(draft.row_id, f"{draft.benchmark}/read", reason, detail=detail)
+        return dataclasses.replace(draft, replies=tuple(Reply(step, text) for step, text in zip(steps, answers, strict=True)))
 
-    def _find(self, draft: EvalDraft) -> tuple[str, ...]:
-        for name in (draft.key, draft.prompt[-1].content.strip()):
-            for benchmark in (draft.benchmark, ""):
-                if (found := self._by_key.get((benchmark, name))) is not None:
-                    return found
-        return ()
+    def _find(self, draft: EvalDraft) -> list[list[str]]:
+        """By prompt, then by key: a file that numbers its rows may count them otherwise than the benchmark does."""
+        names = [("prompt", draft.prompt[-1].content.strip()), ("key", draft.key)]
+        found = (self._found.get((benchmark, *name)) for name in names for benchmark in (draft.benchmark, ""))
+        return [answers for answers in found if answers is not None]
 
 
 def _answers(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -76,7 +81,7 @@ def _texts(values: Sequence[Any]) -> tuple[str, ...]:
         if isinstance(value, str):
             texts.append(value)
         elif isinstance(value, Mapping) and isinstance(value.get("turns"), list):
-            return tuple(str(turn["content"] if isinstance(turn, Mapping) else turn) for turn in value["turns"])
+            return tuple(str(turn.get("content") or "" if isinstance(turn, Mapping) else turn) for turn in value["turns"])
         elif isinstance(value, Mapping) and isinstance(value.get("message"), Mapping):
             texts.append(str(value["message"].get("content") or ""))
         elif isinstance(value, Mapping) and value.get("role") == "assistant":

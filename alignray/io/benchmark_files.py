@@ -36,7 +36,7 @@ def read_rows(uri: str, fetch: FetchConfig) -> list[dict[str, Any]]:
     if suffix == "txt":
         return [{"text": text}]
     if suffix == "csv":
-        return list(csv.DictReader(io.StringIO(text)))
+        return _table(text, uri)
     try:
         if suffix == "json":
             value = orjson.loads(text)
@@ -49,6 +49,19 @@ def read_rows(uri: str, fetch: FetchConfig) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise RecordError(f"{uri}: row {number} is {type(row).__name__}, not an object; a benchmark's rows are objects")
     return rows
+
+
+def _table(text: str, uri: str) -> list[dict[str, Any]]:
+    try:
+        header, *lines = list(csv.reader(io.StringIO(text))) or [[]]
+    except csv.Error as err:
+        raise RecordError(f"{uri}: not CSV: {err}") from err
+    if len(set(header)) < len(header):
+        raise RecordError(f"{uri}: two columns have one name ({', '.join(header):.200}); if the file has no header line, put one above it")
+    for number, line in enumerate(lines):
+        if line and len(line) != len(header):
+            raise RecordError(f"{uri}: row {number} has {len(line)} cells, the header {len(header)}; quote cells that hold commas")
+    return [dict(zip(header, line, strict=True)) for line in lines if line]
 
 
 def _text(uri: str, fetch: FetchConfig) -> str:

@@ -13,13 +13,14 @@ from rich.console import Console
 
 from alignray.engine import ScriptedConfig
 from alignray.errors import ConfigError, RecordError
-from alignray.evals.benchmark import CANDIDATE, Benchmark, BenchmarkConfig
-from alignray.evals.compare import Comparison, compare_runs
+from alignray.evals.benchmark import CANDIDATE, JUDGE, Benchmark, BenchmarkConfig
+from alignray.evals.compare import Comparison, Ranking, compare_runs, rank
 from alignray.evals.kinds import PROMPT_FOLDERS, build_benchmark
 from alignray.evals.recorded import RecordedAnswers
 from alignray.io.benchmark_files import read_rows
 from alignray.io.commits import CommitLog
 from alignray.io.run_folder import RunFolder, now
+from alignray.io.storage import Storage
 from alignray.pipelines.evaluate_config import EvaluateJobConfig, identity_of
 from alignray.pipelines.evaluate_plan import plan_evaluation
 from alignray.pipelines.inspect_run import rewrite_report
@@ -32,11 +33,13 @@ from alignray.runtime.index import Index, index_of
 from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
 from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
 from alignray.schema import ChatRequest, Completion, EvalDraft, Figure, Rejected, ScoredItem, records_of
-from alignray.seeding import row_id_of
+from alignray.seeding import row_id_of, row_id_of_json
 from alignray.steps import PromptStep
 
 ITEMS, ANSWERED, ROWS = "items", "answered", "rows"
 """Stages of a run, in order."""
+_UNBOUNDED, _SHARES = ("kappa", "relative_score"), ("failure_consistency", "judge_failure")
+"""Metrics that may leave 0 to 1, and those that cannot though no item has a score of their name."""
 Steps = list[PromptStep[EvalDraft, EvalDraft]]
 
 
@@ -88,7 +91,6 @@ def evaluate(config: EvaluateJobConfig, *, method: str = "evaluate", new_run: bo
 
     Raises:
         ConfigError, RecordError, ResumeError: before anything is spent.
-        EngineDown: the run stopped because an engine cannot be used; run again to go on.
     """
     console = console or Console(stderr=True)
     benchmarks = build_benchmarks(config)
@@ -106,7 +108,8 @@ def evaluate(config: EvaluateJobConfig, *, method: str = "evaluate", new_run: bo
         items = item_index(run)
         manifest["plan"] = dataclasses.asdict(plan_evaluation(config))
         for name in config.measured():
-            answer(run, items, name)
+            if not snapshot_of(ledger)["stop_kind"]:
+                answer(run, items, name)
         num_rows = score(run)
         snapshot = snapshot_of(ledger)
     return _finish(run, manifest, items, num_rows, snapshot)
@@ -128,22 +131,24 @@ def build_benchmarks(config: EvaluateJobConfig) -> dict[str, Benchmark]:
 def _identity(config: EvaluateJobConfig) -> dict[str, Any]:
     folders = {PROMPT_FOLDERS.get(benchmark.kind, benchmark.kind) for benchmark in config.benchmarks}
     prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.partition("/")[0] in folders}
-    files = {uri for benchmark in config.benchmarks for uri in benchmark.files().values()}
-    files |= {candidate.answers for candidate in config.candidates.values() if candidate.answers}
-    inputs = {uri: row_id_of(repr(read_rows(uri, config.fetch))) for uri in sorted(files)}
+    inputs = {uri: row_id_of_json(read_rows(uri, config.fetch)) for uri in sorted(set(config.input_files().values()))}
     return {"config": identity_of(config), "prompts": prompts, "inputs": inputs}
 
 
 def read(run: Run) -> None:
     """Every benchmark's items, for every candidate, into committed parts."""
-    sources = [
-        ItemSource(row_id_of(name, benchmark.model_dump_json())[:16], benchmark, name)
-        for name in run.config.measured() for benchmark in run.config.benchmarks
-    ]
     with run.watch.stage(ITEMS, None) as advance:
         read_stage(
-            sources, partial(_items, config=run.config), EvalDraft, root=run.root, stage=ITEMS, on_part=lambda part: advance(part["kept"]),
+            _sources(run.config), partial(_items, config=run.config), EvalDraft, root=run.root, stage=ITEMS,
+            on_part=lambda part: advance(part["kept"]),
         )
+
+
+def _sources(config: EvaluateJobConfig) -> list[ItemSource]:
+    return [
+        ItemSource(row_id_of(name, benchmark.model_dump_json())[:16], benchmark, name)
+        for name in config.measured() for benchmark in config.benchmarks
+    ]
 
 
 def _items(source: ItemSource, counts: Counter[str], *, config: EvaluateJobConfig) -> Iterator[EvalDraft | Rejected]:
@@ -176,10 +181,7 @@ def item_index(run: Run) -> Index:
 
 def candidate_of_part(run: Run) -> dict[str, str]:
     """Candidate of each part of the items."""
-    names = {
-        row_id_of(name, benchmark.model_dump_json())[:16]: name
-        for name in run.config.measured() for benchmark in run.config.benchmarks
-    }
+    names = {source.id: source.candidate for source in _sources(run.config)}
     return {commit.name: names[commit.extra["split"]] for commit in CommitLog(run.folder.storage).read(ITEMS)}
 
 
@@ -198,7 +200,7 @@ def answer(run: Run, items: Index, name: str) -> None:
         steps, engines, roles = [_PASS], {"none": ScriptedConfig()}, {_PASS.role: RoleConfig(engine="none")}
     ask_config = AskConfig(
         engines=engines, roles=roles, budget=config.budget, runtime=runtime, seed=config.seed,
-        shared=SharedAnswersConfig(root=config.verdicts, roles=tuple(config.roles)) if config.verdicts else None,
+        shared=SharedAnswersConfig(root=Storage(config.verdicts).root, roles=(JUDGE,)) if config.verdicts else None,
     )
     expect_rows(run.ledger, [items.ids[place] for place in pending])
     refs = [RowRef(ITEMS, part, tuple(rows)) for part, rows in sorted(items.by_part(pending).items())]
@@ -294,21 +296,38 @@ def _analysis(run: Run) -> dict[str, Any]:
         row for place, first in enumerate(order) for second in order[place + 1 :]
         for row in comparison_rows(everything[first], everything[second], seed=run.config.seed)
     ]
+    rankings = [
+        f"{benchmark} by {found.metric}: {found.statement}, over {found.num_items:,} common items"
+        for benchmark in run.benchmarks if (found := _ranking(run, benchmark, scored, candidates)) is not None
+    ]
     kinds = {made.name: config.kind for made, config in zip(run.benchmarks.values(), run.config.benchmarks, strict=True)}
     sizes = {name: len({item.key for owner in scored.values() for item in owner.get(name, [])}) for name in kinds}
     return {
-        "candidates": candidates, "comparisons": comparisons, "notes": _notes(run),
+        "candidates": candidates, "comparisons": comparisons, "notes": [*rankings, *_notes(run)],
         "benchmarks": {name: {"items": sizes[name], "kind": kind} for name, kind in kinds.items()},
     }
 
 
+def _ranking(
+    run: Run, benchmark: str, scored: Mapping[str, Mapping[str, list[ScoredItem]]], analysis: Mapping[str, Any],
+) -> Ranking | None:
+    """All candidates in tiers by the benchmark's first metric; None where there is one candidate only."""
+    items = {name: own[benchmark] for name, own in scored.items() if own.get(benchmark)}
+    if len(items) < 2:
+        return None
+    metric = next(figure["metric"] for figure in analysis[next(iter(items))][benchmark]["figures"] if not figure["category"])
+    return rank(items, metric, seed=run.config.seed)
+
+
 def _bounded(figure: Figure, items: Sequence[ScoredItem]) -> Figure:
-    """The figure with its interval cut where its metric cannot be: no score is negative, and a mean of shares is at most 1."""
-    if figure.low is None or figure.high is None or figure.value is None:
+    """The figure with its interval cut where its metric cannot be: a score is not negative, and a mean of shares is at most 1."""
+    if figure.low is None or figure.high is None or figure.metric.startswith(_UNBOUNDED):
         return figure
     values = [score.value for item in items for score in item.scores if score.metric == figure.metric and not score.problem]
-    low, high = (figure.low, figure.high) if min(values, default=figure.value) < 0 else (max(figure.low, 0.0), figure.high)
-    return dataclasses.replace(figure, low=low, high=min(high, 1.0) if values and max(values) <= 1 else high)
+    if min(values, default=0.0) < 0:
+        return figure
+    is_share = max(values) <= 1 if values else figure.metric.startswith(_SHARES) or figure.metric.endswith("_task_mean")
+    return dataclasses.replace(figure, low=max(figure.low, 0.0), high=min(figure.high, 1.0) if is_share else figure.high)
 
 
 def comparison_rows(first: Sequence[ScoredItem], second: Sequence[ScoredItem], *, seed: int) -> list[dict[str, Any]]:

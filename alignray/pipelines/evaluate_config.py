@@ -13,9 +13,13 @@ from alignray.engine.budget import BudgetConfig
 from alignray.evals.benchmark import CANDIDATE
 from alignray.evals.kinds import AnyBenchmark
 from alignray.io.fetch import FetchConfig
+from alignray.io.storage import Storage
 from alignray.pipelines.webr_config import PromptsConfig
 from alignray.runtime.ask import RoleConfig
 from alignray.runtime.session import RuntimeConfig
+
+_OF_ONE_CANDIDATE = ("annotations", "judgments", "human_labels", "labels", "coefficients_of")
+"""What a benchmark may be given of recorded judgements: they are about one candidate's answers."""
 
 
 class CandidateConfig(Sampling):
@@ -57,7 +61,7 @@ class EvaluateJobConfig(Config):
     run_dir: str = "runs/evaluate"
     """Run folder, a local path or an fsspec URL."""
     seed: int = 0
-    """Decides resampling, the order in which a judge sees answers, and the seeds of sampling."""
+    """Decides resampling and the seeds of sampling."""
     benchmarks: tuple[AnyBenchmark, ...]
     """What is measured; each names its official files."""
     candidates: dict[str, CandidateConfig] = pydantic.Field(min_length=1)
@@ -95,7 +99,17 @@ class EvaluateJobConfig(Config):
                 raise ValueError(f"candidates.{name}.engine = {candidate.engine!r} is not under engines; it has: {known}")
             if not name or "@" in name or "/" in name:
                 raise ValueError(f'candidate {name!r}: a name has no "@" and no "/", and is not empty')
+        recorded = [f"{each.kind}.{name}" for each in self.benchmarks for name in _OF_ONE_CANDIDATE if getattr(each, name, None)]
+        if recorded and (number := len(self.measured())) > 1:
+            raise ValueError(f"{recorded[0]} is about one candidate's answers, and {number} are measured; give it a run of its own")
+        if self.verdicts is not None and Storage(self.verdicts).root == Storage(self.run_dir).root:
+            raise ValueError(f"verdicts = {self.verdicts!r} is the run folder; it is a folder of its own, which runs share")
         return self
+
+    def input_files(self) -> dict[str, str]:
+        """Every file that the run reads, by its key."""
+        files = {f"benchmarks.{each.kind}.{name}": uri for each in self.benchmarks for name, uri in each.files().items()}
+        return files | {f"candidates.{name}.answers": one.answers for name, one in self.candidates.items() if one.answers is not None}
 
     def measured(self) -> dict[str, CandidateConfig]:
         """Candidates, one for each temperature of the sweep."""

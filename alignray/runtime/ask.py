@@ -10,7 +10,8 @@ import sys
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -210,15 +211,16 @@ class Asker:
         if found is None:
             answer = await self._pay_and_ask(key, step, row_id, role, request)
             if isinstance(answer, Completion):
-                self._shared.add(content, step.name, step.role, answer)
+                await self._write_down(partial(self._shared.add, content, step.name, step.role, answer))
             return answer
         self._counts["shared"] += 1
-        await self._write_down(self._journal.completion(key, row_id, step.name, step.role, found, shared=True))
+        line = self._journal.completion(key, row_id, step.name, step.role, found, shared=True)
+        await self._write_down(partial(self._journal.append, line))
         return found
 
-    async def _write_down(self, line: bytes) -> None:
+    async def _write_down(self, append: Callable[[], None]) -> None:
         try:
-            self._journal.append(line)
+            append()
         except StorageError as err:  # what cannot be written down must not be bought
             await self._park("storage", str(err))
             raise _Parked from err
@@ -260,7 +262,7 @@ class Asker:
                 "calls": 1, "prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.completion_tokens,
                 "usd": answer.cost_usd, "latency_s": answer.latency_s,
             })
-        await self._write_down(line)
+        await self._write_down(partial(self._journal.append, line))
         await purse.settle(answer)
         return answer
 

@@ -38,7 +38,7 @@ if __name__ == "__main__":
 '''
 """What jobs/METHOD.py holds; an installed alignray has no jobs/ beside it."""
 
-_PATH_KEY = re.compile(r"^(paths|index|against|dir|base_url)$|_(path|dir)$")
+_PATH_KEY = re.compile(r"^(paths|index|against|dir|base_url|review)$|_(path|dir)$")
 _SHOWN = 5
 
 
@@ -148,7 +148,7 @@ def extras_of(config: Config) -> list[str]:
     leaves = list(_leaves(config.model_dump(mode="json")))
     kinds = {value for path, value in leaves if path[-1] == "kind"}
     wanted = {
-        "local": "llama" in kinds, "vllm": "vllm" in kinds,
+        "local": "llama" in kinds, "vllm": "vllm" in kinds, "eval": "ifeval" in kinds,
         "s3": any(isinstance(value, str) and value.startswith("s3://") for _, value in leaves),
         "extract": any(path[-1] == "extractor" and value in ("trafilatura", "two_tier") for path, value in leaves),
     }
@@ -198,6 +198,9 @@ def _paths(config: Config) -> Iterator[tuple[str, str]]:
         key = next((part for part in reversed(path) if not part.isdecimal()), "")
         if isinstance(value, str) and "://" not in value and (_PATH_KEY.search(key) or value.startswith(("./", "../", "~/"))):
             yield ".".join(path), value
+    for key, uri in getattr(config, "input_files", dict)().items():  # of a config whose files have names of their own
+        if "://" not in uri:
+            yield key, uri
 
 
 def _is_hidden(path: Path) -> bool:

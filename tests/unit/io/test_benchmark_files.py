@@ -38,11 +38,14 @@ def test_one_object_csv_and_text_are_rows_too(tmp_path: Path) -> None:
     ("a.json", b"[1, 2]", "row 0 is int, not an object"),
     ("a.jsonl", b"{}\n{", "not JSONL"),
     ("a.json.gz", b"no gzip", "cannot be read"),
+    ("a.csv", b"x,y\n1,2,3\n", "row 0 has 3 cells, the header 2"),
+    ("a.csv", b"Which?,0,0,1,2,A\n", "two columns have one name"),
+    ("a.csv", b"x\n" + b"y" * 200_000, "not CSV"),
     ("a.txt", b"\xff\xfe\x00", "not UTF-8 (byte 0)"),
 ])
 def test_what_is_no_such_file_says_so(tmp_path: Path, name: str, data: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(RecordError, match="a.(parquet|json|txt)") as caught:
+    with pytest.raises(RecordError, match="a.(parquet|json|csv|txt)") as caught:
         read_rows(str(tmp_path / name), FETCH)
     assert says in str(caught.value)
 

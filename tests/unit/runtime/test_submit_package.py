@@ -16,6 +16,7 @@ from ray.job_submission import JobDetails, JobStatus
 from alignray.config import load_config
 from alignray.errors import ConfigError
 from alignray.pipelines.dedup_config import DedupJobConfig
+from alignray.pipelines.evaluate_config import CandidateConfig, EvaluateJobConfig
 from alignray.pipelines.jobs import JOBS, job_config
 from alignray.pipelines.webr_config import WebRJobConfig, identity_of
 from alignray.runtime.job_package import (
@@ -221,3 +222,12 @@ def test_the_exit_code_of_a_run_comes_through(state: str, driver_exit_code: int 
     outcome = outcome_of(Job("id", "http://head:8265", "/run", 0), details)
     assert (outcome.status, outcome.exit_code) == (status, exit_code)
     assert ("the node died" in outcome.message) == (state == "FAILED" and driver_exit_code is None)
+
+
+def test_the_files_of_benchmarks_and_recorded_answers_go_along() -> None:
+    config = load_config(EvaluateJobConfig, ROOT / "configs" / "evaluate" / "smoke.yaml")
+    recorded = config.model_copy(update={"candidates": {"x": CandidateConfig(answers="samples/questions.jsonl")}})
+    names = {"samples/benchmarks/ifeval.jsonl", "samples/benchmarks/followbench_style.json", "samples/benchmarks/followbench_example.json"}
+    assert set(local_inputs(config, ROOT)) == names
+    assert set(local_inputs(recorded, ROOT)) == names | {"samples/questions.jsonl"}
+    assert "eval" in extras_of(config), "IFEval's language check"
