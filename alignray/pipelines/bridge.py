@@ -20,14 +20,15 @@ from alignray.pipelines.bridge_config import BridgeJobConfig, identity_of
 from alignray.pipelines.bridge_plan import plan_bridge
 from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.open_run import open_run
+from alignray.pipelines.walk import pending_of, walk
 from alignray.pipelines.watch import Watch
-from alignray.pipelines.webr_account import by_reason, listed, reject_reasons, stage_counts, usage_of
+from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reject_reasons, stage_counts, usage_of
 from alignray.prompts import load_prompt
 from alignray.report.bridge_figures import analyze_pairs
-from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
+from alignray.runtime.ask import AskConfig, check_roles, role_of
 from alignray.runtime.index import Index, index_of
-from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
-from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
+from alignray.runtime.ledger import snapshot_of, start_ledger
+from alignray.runtime.stages import committed_ids, read_stage, write_stage
 from alignray.schema import BridgedPair, BridgeDraft, records_of
 from alignray.seeding import draw
 from alignray.steps import PromptStep
@@ -132,30 +133,16 @@ def select(run: Run, pairs: Index) -> list[int]:
     return sorted(order[: max(config.max_pairs, num_asked)])
 
 
-def _refs(stage: str, index: Index, positions: list[int]) -> list[RowRef]:
-    return [RowRef(stage, part, tuple(rows)) for part, rows in sorted(index.by_part(positions).items())]
-
-
 def edit(run: Run, pairs: Index, selected: list[int]) -> None:
     """Every selected pair that has no committed outcome walks the prompt steps."""
-    done = committed_ids(run.root, DRAFTS) if run.steps else set(pairs.ids)
-    pending = [position for position in selected if pairs.ids[position] not in done]
-    if not pending:
+    if not run.steps:
         return
-    config, runtime = run.config, run.config.runtime
-    ask_config = AskConfig(engines=config.engines, roles=config.roles, budget=config.budget, runtime=runtime, seed=config.seed)
-    expect_rows(run.ledger, [pairs.ids[position] for position in pending])
-    drafts = rows_at(_refs(PAIRS, pairs, pending), over(BridgeDraft, _same, BridgeDraft), root=run.root, block_rows=runtime.block_rows)
-    answered = ask(drafts, run.steps, ask_config, root=run.root, ledger=run.ledger)
-    with run.watch.stage("edits", len(pending), partial(snapshot_of, run.ledger)) as advance:
-        commit_outcomes(
-            answered, BridgeDraft, root=run.root, stage=DRAFTS, part_rows=runtime.part_rows,
-            on_part=lambda part: advance(part["kept"] + part["rejected"]),
-        )
-
-
-def _same(draft: BridgeDraft) -> BridgeDraft:
-    return draft
+    config = run.config
+    ask_config = AskConfig(engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed)
+    walk(
+        pairs, pending_of(run.root, DRAFTS, pairs, selected), run.steps, ask_config, BridgeDraft, root=run.root, source=PAIRS, into=DRAFTS,
+        title="edits", ledger=run.ledger, watch=run.watch,
+    )
 
 
 def write(run: Run, pairs: Index, selected: list[int]) -> int:
@@ -198,10 +185,7 @@ def _funnel(run: Run, num_pairs: int, num_selected: int, num_rows: int) -> list[
     if run.steps:
         not_asked = num_selected - drafts["kept"] - drafts["rejected"]
         stages.append(("bridge", num_selected, num_rows, {**by_reason(drafts), "not_asked_yet": not_asked}))
-    return [
-        {"stage": stage, "in": before, "kept": after, "rejected": {reason: count for reason, count in reasons.items() if count}}
-        for stage, before, after, reasons in stages
-    ]
+    return funnel_rows(stages)
 
 
 def _finish(

@@ -12,7 +12,6 @@ import orjson
 import pyarrow as pa
 from rich.console import Console
 
-from alignray.engine import ScriptedConfig
 from alignray.errors import RecordError
 from alignray.evals.followbench.config import CATEGORIES
 from alignray.evals.followbench.construct import (
@@ -33,13 +32,14 @@ from alignray.io.storage import Storage
 from alignray.pipelines.construct_config import ConstructJobConfig, identity_of
 from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.open_run import open_run
+from alignray.pipelines.walk import pending_of, walk
 from alignray.pipelines.watch import Watch
-from alignray.pipelines.webr_account import by_reason, listed, reject_reasons, stage_counts, usage_of
+from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reject_reasons, stage_counts, usage_of
 from alignray.prompts import load_prompt, prompt_names
-from alignray.runtime.ask import AskConfig, RoleConfig, ask, check_roles
+from alignray.runtime.ask import AskConfig, check_roles
 from alignray.runtime.index import Index, index_of
-from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
-from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, scan
+from alignray.runtime.ledger import snapshot_of, start_ledger
+from alignray.runtime.stages import read_stage, scan
 from alignray.schema import ConstructedItem, EvalDraft, Rejected, records_of, table_of
 from alignray.seeding import row_id_of
 from alignray.steps import PromptStep
@@ -162,34 +162,13 @@ def initial_index(run: Run) -> Index:
 
 
 def grow(run: Run, initial: Index) -> None:
-    """Every initial instruction that has no committed outcome walks the levels."""
-    config, runtime = run.config, run.config.runtime
-    done = committed_ids(run.root, ANSWERED)
-    pending = [place for place, row_id in enumerate(initial.ids) if row_id not in done]
-    if not pending:
-        return
-    steps, engines, roles = run.steps, config.engines, config.roles
-    if not steps:  # examples alone: they are finished as they are read, and only walk through
-        steps, engines, roles = [_PASS], {"none": ScriptedConfig()}, {_PASS.role: RoleConfig(engine="none")}
-    ask_config = AskConfig(engines=engines, roles=roles, budget=config.budget, runtime=runtime, seed=config.seed)
-    expect_rows(run.ledger, [initial.ids[place] for place in pending])
-    refs = [RowRef(ITEMS, part, tuple(rows)) for part, rows in sorted(initial.by_part(pending).items())]
-    drafts = rows_at(refs, over(EvalDraft, _same, EvalDraft), root=run.root, block_rows=runtime.block_rows)
-    answered = ask(drafts, steps, ask_config, root=run.root, ledger=run.ledger)
-    with run.watch.stage("levels", len(pending), partial(snapshot_of, run.ledger)) as advance:
-        commit_outcomes(
-            answered, EvalDraft, root=run.root, stage=ANSWERED, part_rows=runtime.part_rows,
-            on_part=lambda part: advance(part["kept"] + part["rejected"]),
-        )
-
-
-def _same(draft: EvalDraft) -> EvalDraft:
-    return draft
-
-
-_PASS = PromptStep[EvalDraft, EvalDraft](
-    name=f"{NAME}/example", role="nobody", takes=EvalDraft, build=lambda draft: None, parse=lambda draft, completion: draft,
-)
+    """Every initial instruction that has no committed outcome walks the levels; examples are finished as they are read."""
+    config = run.config
+    ask_config = AskConfig(engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed)
+    walk(
+        initial, pending_of(run.root, ANSWERED, initial, range(len(initial.ids))), run.steps, ask_config, EvalDraft, root=run.root,
+        source=ITEMS, into=ANSWERED, title="levels", ledger=run.ledger, watch=run.watch,
+    )
 
 
 def write(run: Run) -> list[ConstructedItem]:
@@ -249,10 +228,7 @@ def _funnel(run: Run, num_initial: int) -> list[dict[str, Any]]:
         ("read", seen["records"], seen["kept"], by_reason(seen)),
         ("grow", num_initial, grown["kept"], {**by_reason(grown), "not_asked_yet": num_initial - grown["kept"] - grown["rejected"]}),
     ]
-    return [
-        {"stage": stage, "in": before, "kept": after, "rejected": {reason: count for reason, count in reasons.items() if count}}
-        for stage, before, after, reasons in stages
-    ]
+    return funnel_rows(stages)
 
 
 def _finish(

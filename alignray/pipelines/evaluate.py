@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from alignray.engine import ScriptedConfig
 from alignray.errors import ConfigError, RecordError
 from alignray.evals.benchmark import CANDIDATE, JUDGE, Benchmark, BenchmarkConfig
 from alignray.evals.compare import Comparison, Ranking, compare_runs, rank
@@ -25,13 +24,14 @@ from alignray.pipelines.evaluate_config import EvaluateJobConfig, identity_of
 from alignray.pipelines.evaluate_plan import plan_evaluation
 from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.open_run import open_run
+from alignray.pipelines.walk import pending_of, walk
 from alignray.pipelines.watch import Watch
-from alignray.pipelines.webr_account import by_reason, listed, reject_reasons, stage_counts, usage_of
+from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reject_reasons, stage_counts, usage_of
 from alignray.prompts import load_prompt, prompt_names
-from alignray.runtime.ask import AskConfig, RoleConfig, SharedAnswersConfig, ask, check_roles
+from alignray.runtime.ask import AskConfig, SharedAnswersConfig, check_roles
 from alignray.runtime.index import Index, index_of
-from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
-from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
+from alignray.runtime.ledger import snapshot_of, start_ledger
+from alignray.runtime.stages import read_stage, write_stage
 from alignray.schema import ChatRequest, Completion, EvalDraft, Figure, Rejected, ScoredItem, records_of
 from alignray.seeding import row_id_of, row_id_of_json
 from alignray.steps import PromptStep
@@ -187,34 +187,19 @@ def candidate_of_part(run: Run) -> dict[str, str]:
 
 def answer(run: Run, items: Index, name: str) -> None:
     """Every item of a candidate that has no committed outcome walks the steps: the candidate's answers, then the judge's."""
-    config, runtime = run.config, run.config.runtime
+    config = run.config
     candidate = config.measured()[name]
-    done = committed_ids(run.root, ANSWERED)
     owners = candidate_of_part(run)
-    pending = [place for place, row_id in enumerate(items.ids) if owners[items.parts[place]] == name and row_id not in done]
-    if not pending:
-        return
-    steps = _steps_of(run.benchmarks, asks=bool(candidate.engine))
-    engines, roles = config.engines, config.roles | ({CANDIDATE: candidate.role()} if candidate.engine else {})
-    if not steps:  # recorded answers, and no judge: the items only walk through
-        steps, engines, roles = [_PASS], {"none": ScriptedConfig()}, {_PASS.role: RoleConfig(engine="none")}
+    own = [place for place in range(len(items.ids)) if owners[items.parts[place]] == name]
     ask_config = AskConfig(
-        engines=engines, roles=roles, budget=config.budget, runtime=runtime, seed=config.seed,
+        engines=config.engines, roles=config.roles | ({CANDIDATE: candidate.role()} if candidate.engine else {}), budget=config.budget,
+        runtime=config.runtime, seed=config.seed,
         shared=SharedAnswersConfig(root=Storage(config.verdicts).root, roles=(JUDGE,)) if config.verdicts else None,
     )
-    expect_rows(run.ledger, [items.ids[place] for place in pending])
-    refs = [RowRef(ITEMS, part, tuple(rows)) for part, rows in sorted(items.by_part(pending).items())]
-    drafts = rows_at(refs, over(EvalDraft, _same, EvalDraft), root=run.root, block_rows=runtime.block_rows)
-    answered = ask(drafts, steps, ask_config, root=run.root, ledger=run.ledger)
-    with run.watch.stage(f"answers of {name}", len(pending), partial(snapshot_of, run.ledger)) as advance:
-        commit_outcomes(
-            answered, EvalDraft, root=run.root, stage=ANSWERED, part_rows=runtime.part_rows,
-            on_part=lambda part: advance(part["kept"] + part["rejected"]),
-        )
-
-
-def _same(draft: EvalDraft) -> EvalDraft:
-    return draft
+    walk(
+        items, pending_of(run.root, ANSWERED, items, own), _steps_of(run.benchmarks, asks=bool(candidate.engine)), ask_config, EvalDraft,
+        root=run.root, source=ITEMS, into=ANSWERED, title=f"answers of {name}", ledger=run.ledger, watch=run.watch,
+    )
 
 
 def _steps_of(benchmarks: Mapping[str, Benchmark], *, asks: bool) -> Steps:
@@ -237,11 +222,6 @@ def _only_of(benchmark: str, step: PromptStep[EvalDraft, EvalDraft]) -> PromptSt
         return step.parse(draft, completion) if draft.benchmark == benchmark else draft
 
     return dataclasses.replace(step, build=build, parse=parse)
-
-
-_PASS = PromptStep[EvalDraft, EvalDraft](
-    name="evaluate/recorded", role="nobody", takes=EvalDraft, build=lambda draft: None, parse=lambda draft, completion: draft,
-)
 
 
 def score(run: Run) -> int:
@@ -361,10 +341,7 @@ def _funnel(run: Run, num_items: int, num_rows: int) -> list[dict[str, Any]]:
         ("read", seen["records"], seen["kept"], by_reason(seen)),
         ("answer", num_items, num_rows, {**by_reason(answered), "not_asked_yet": not_asked}),
     ]
-    return [
-        {"stage": stage, "in": before, "kept": after, "rejected": {reason: count for reason, count in reasons.items() if count}}
-        for stage, before, after, reasons in stages
-    ]
+    return funnel_rows(stages)
 
 
 def _finish(run: Run, manifest: dict[str, Any], items: Index, num_rows: int, snapshot: Mapping[str, Any]) -> Outcome:

@@ -120,9 +120,14 @@ def funnel_of(
         ("dedup", len(unique.ids), num_unique, dict(sorted(removed.items()))),
         ("quota", num_unique, num_rows, {"over_quota": num_unique - num_rows}),
     ]
+    return funnel_rows(rows)
+
+
+def funnel_rows(stages: Iterable[tuple[str, int, int, Mapping[str, int]]]) -> list[dict[str, Any]]:
+    """A manifest's funnel of (stage, in, kept, what was lost by reason)."""
     return [
         {"stage": stage, "in": before, "kept": after, "rejected": {reason: count for reason, count in reasons.items() if count}}
-        for stage, before, after, reasons in rows
+        for stage, before, after, reasons in stages
     ]
 
 
