@@ -1,4 +1,4 @@
-# make demo | make test | make chaos | make check | make bench; each sets up .venv first. make test-vllm sets up .venv-vllm, make test-openrlhf .venv-openrlhf.
+# make demo | make test | make test-slow | make chaos | make check | make bench; each sets up .venv first. make test-vllm sets up .venv-vllm, make test-openrlhf .venv-openrlhf.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ VLLM := .venv-vllm
 OPENRLHF := .venv-openrlhf
 SMOLLM2 := $(VLLM)/models/SmolLM2-135M-Instruct
 
-.PHONY: demo setup weights test unit chaos check bench clean test-vllm bench-vllm test-openrlhf
+.PHONY: demo setup weights test test-slow unit chaos check bench clean test-vllm bench-vllm test-openrlhf
 
 # WebR on the sample crawl (or INPUT=FILE.warc.gz) with the embedded model; prints where the report is
 demo: $(VENV)/.weights
@@ -41,10 +41,12 @@ $(VENV)/.setup: $(VENV)/.base
 unit: setup
 	$(BIN)/python -m pytest tests/unit -n 2 -m "not slow"
 
-# three at a time on two cores: much of the time is waiting for processes to come up, or to be missed
 test: unit
-	$(BIN)/python -m pytest tests/unit -n 2 -m slow
-	$(BIN)/python -m pytest tests/ray tests/browser tests/chaos tests/security -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests/ray tests/browser tests/chaos tests/security -n 2 --dist loadfile -m "not slow" --durations=20
+
+# what `make test` leaves out: more of the same kinds of kills, strategies and recorded programs (about 5 minutes)
+test-slow: setup
+	$(BIN)/python -m pytest tests/unit/evals tests/ray tests/chaos -n 2 --dist loadfile -m slow
 
 # 50 schedules of seeded kills and outages on a small cluster (about 40 minutes); CHAOS_FLAGS="--only 7 --seed 1" plays one
 chaos: setup

@@ -1,4 +1,4 @@
-"""The short form of ``make chaos``: a schedule on a disk and one on an object store, and what must hold of the schedules themselves."""
+"""The short form of ``make chaos``: a schedule on a disk, one on an object store (slow), and what must hold of the schedules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def peace(world: World) -> Undisturbed:
     return undisturbed(world, "plain")
 
 
-@pytest.mark.parametrize("schedule", SHORT, ids=lambda schedule: schedule.scene)
+@pytest.mark.parametrize("schedule", [
+    pytest.param(schedule, id=schedule.scene, marks=pytest.mark.slow if schedule.scene == "store" else ()) for schedule in SHORT
+])
 def test_whatever_breaks_the_rows_are_those_of_an_undisturbed_run(world: World, peace: Undisturbed, schedule: Schedule) -> None:
     result = Play(world, schedule, peace).play()
     assert result.is_ok, line_of(result)

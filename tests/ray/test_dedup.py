@@ -176,10 +176,19 @@ def many_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(many_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def told(many_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ``alignray dedup --json`` says of an undisturbed run."""
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(start(many_rows / "config.yaml", run_dir, method="dedup"))
-    kept = kept_ids(run_dir)
+    done = subprocess.run(
+        [sys.executable, "-m", "alignray.cli", "dedup", str(many_rows / "config.yaml"), "--run", str(run_dir), "--json"],
+        capture_output=True, text=True, check=True,
+    )
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(told: dict[str, Any]) -> list[str]:
+    kept = kept_ids(Path(told["run_dir"]))
     assert 2000 < len(kept) < 5000
     return kept
 
@@ -231,12 +240,7 @@ def test_a_raylet_killed_in_the_join_changes_no_kept_row(
     assert kept_ids(run_dir) == undisturbed
 
 
-def test_the_command_tells_recall_and_exits_zero(tmp_path: Path, many_rows: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "alignray.cli", "dedup", str(many_rows / "config.yaml"), "--run", str(tmp_path / "run"), "--json"],
-        capture_output=True, text=True, check=True,
-    )
-    outcome = json.loads(done.stdout)
-    quality = outcome["stats"]["quality"]
+def test_the_command_tells_recall_and_exits_zero(told: dict[str, Any]) -> None:
+    quality = told["stats"]["quality"]
     assert quality["num_at"] > 100 and quality["recall_low"] <= quality["recall"] <= quality["recall_high"]
-    assert not quality["is_missed"] and not outcome["warnings"]
+    assert not quality["is_missed"] and not told["warnings"]

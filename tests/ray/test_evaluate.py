@@ -16,7 +16,7 @@ from alignray.io.benchmark_files import read_rows
 from alignray.io.fetch import FetchConfig
 from alignray.pipelines.compare_runs import compare_folders
 from alignray.pipelines.evaluate import Outcome, evaluate
-from alignray.pipelines.evaluate_config import EvaluateJobConfig
+from alignray.pipelines.evaluate_config import EvaluateJobConfig, FollowBenchJobConfig
 from alignray.pipelines.inspect_run import status_of, trace
 from tests.ray.conftest import ROOT
 from tests.ray.processes import finish, kill_tree, start, wait_for
@@ -125,11 +125,12 @@ def test_recorded_answers_are_scored_as_they_were_published(run_evaluate: Evalua
 def test_a_driver_killed_while_judging_goes_on(local_ray: None, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     with endpoint("--latency", "0.2") as mock:
-        config.write_text(json.dumps({
+        settings: dict[str, Any] = {
             "benchmarks": [FOLLOWBENCH], "candidates": {"mock": {"engine": "mock", "max_new_tokens": 100}},
             "engines": {"mock": {"kind": "openai", "model": "mock", "base_url": mock.url, "api_key_env": None, "max_in_flight": 4}},
             "roles": {"judge": {"engine": "mock", "max_new_tokens": 200}}, "runtime": {"num_cpus": 2, "block_rows": 4, "part_rows": 4},
-        }))
+        }
+        config.write_text(json.dumps(settings))
         run, whole = tmp_path / "run", tmp_path / "whole"
         process = start(config, run, method="followbench")
         wait_for(lambda: sum(event["step"] == "followbench/judge" for event in completions(run)) >= 4, process)
@@ -137,7 +138,8 @@ def test_a_driver_killed_while_judging_goes_on(local_ray: None, tmp_path: Path) 
         journaled = {event["key"] for event in completions(run)}
         finish(start(config, run, method="followbench"))
         served = mock.served()
-        finish(start(config, whole, method="followbench"))
+        undisturbed = FollowBenchJobConfig.model_validate({**settings, "run_dir": str(whole)})
+        evaluate(undisturbed, method="followbench", console=Console(quiet=True))
     assert rows_of(run) == rows_of(whole)
     assert_nothing_is_lost(run)
     keys = [event["key"] for event in completions(run)]

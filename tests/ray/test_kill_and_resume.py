@@ -93,6 +93,7 @@ def test_a_killed_driver_resumes_without_losing_or_repeating_anything(tmp_path: 
     assert len(all_calls) <= served <= len(all_calls) + 2 * 4
 
 
+@pytest.mark.slow  # the short chaos schedule kills one too
 def test_a_killed_engine_actor_costs_nothing(tmp_path: Path, undisturbed: Path) -> None:
     with endpoint("--latency", "0.15") as mock:
         run_dir = tmp_path / "run"
@@ -105,6 +106,7 @@ def test_a_killed_engine_actor_costs_nothing(tmp_path: Path, undisturbed: Path) 
     assert_like_undisturbed(run_dir, undisturbed)
 
 
+@pytest.mark.slow  # the short chaos schedule kills one too
 def test_a_killed_ledger_costs_nothing(tmp_path: Path, undisturbed: Path) -> None:
     with endpoint("--latency", "0.15") as mock:
         run_dir = tmp_path / "run"

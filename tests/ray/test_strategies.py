@@ -74,7 +74,11 @@ def alone(world: Path) -> list[tuple[int, float, float]]:
     return curve
 
 
-@pytest.mark.parametrize("name", list(STRATEGIES))
+SLOW = ("zero1", "zero2")
+"""Between zero0 and zero3, which `make test` runs; these two are in `make test-slow`."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in STRATEGIES])
 def test_two_ranks_walk_the_curve_of_one_and_go_on_from_a_checkpoint(world: Path, alone: list[tuple[int, float, float]], name: str) -> None:
     out = world / name
     assert flat(torchrun(world, out, STRATEGIES[name], ranks=2)) == pytest.approx(flat(alone), rel=1e-4)

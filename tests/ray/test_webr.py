@@ -89,9 +89,9 @@ def test_failed_cut_and_refused_answers_are_counted_and_written(run_webr: Run, t
 
 @pytest.mark.parametrize(("switches", "branches"), [
     ({"persona": False}, {"instruction", "response"}),
-    ({"refine": False}, {"instruction", "response"}),
-    ({"part_share": 0.0}, {"instruction", "response"}),
-    ({"instruction_share": 1.0}, {"instruction"}),
+    pytest.param({"refine": False}, {"instruction", "response"}, marks=pytest.mark.slow),
+    pytest.param({"part_share": 0.0}, {"instruction", "response"}, marks=pytest.mark.slow),
+    pytest.param({"instruction_share": 1.0}, {"instruction"}, marks=pytest.mark.slow),
     ({"instruction_share": 0.0}, {"response"}),
 ])
 def test_each_ablation_is_one_setting(run_webr: Run, tmp_path: Path, switches: dict[str, object], branches: set[str]) -> None:
