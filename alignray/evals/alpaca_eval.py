@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 
 from alignray.errors import RecordError
@@ -35,6 +36,7 @@ from alignray.evals.judged import (
     text_of,
     verdict_of,
 )
+from alignray.evals.reading import raw_of
 from alignray.evals.statistics import bootstrap_interval
 from alignray.evals.summary import mean_figures
 from alignray.prompts import PromptTemplate, load_prompt
@@ -79,6 +81,17 @@ class AlpacaEvalConfig(BenchmarkConfig):
         paths = {name: getattr(self, name) for name in ("baseline", "annotations", "difficulty", "coefficients", "labels")}
         return {name: path for name, path in paths.items() if path is not None}
 
+    @pydantic.model_validator(mode="after")
+    def _coefficients_fit(self) -> AlpacaEvalConfig:
+        if self.coefficients_of is not None and self.coefficients is None:
+            raise ValueError(
+                f"coefficients_of = {self.coefficients_of!r} names a row of the published coefficients, and coefficients names no file "
+                "of them; name it, or leave coefficients_of out to fit the candidate's own"
+            )
+        if self.coefficients is not None and self.coefficients_of is None:
+            raise ValueError("coefficients are used for the row that coefficients_of names; name the candidate's, or leave both out")
+        return self
+
 
 def benchmark(config: AlpacaEvalConfig, prompts_dir: str | None = None) -> Benchmark:
     """AlpacaEval 2 of a config."""
@@ -115,8 +128,7 @@ def _read(config: AlpacaEvalConfig, files: Files) -> Iterator[EvalDraft | Reject
         )
 
     yield from read_questions(
-        rows, read_one, benchmark=NAME, source="baseline", needs="instruction and output", max_items=config.max_items,
-        key_of=_key,
+        rows, read_one, benchmark=NAME, source="baseline", needs="instruction and output", key_of=_key,
     )
 
 
@@ -152,7 +164,7 @@ def _difficulty(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         except ValueError:
             difficulty = math.nan
         if not math.isfinite(difficulty):
-            raise RecordError(f"alpaca_eval.difficulty: row {number} is {dict(row)!r:.200}; it needs a place and instruction_difficulty")
+            raise RecordError(f"alpaca_eval.difficulty: row {number} is {raw_of(row)[:200]}; it needs a place and instruction_difficulty")
         found[key] = difficulty
     return found
 

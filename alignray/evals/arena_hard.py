@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+import pydantic
 
 from alignray.errors import RecordError
 from alignray.evals.benchmark import Benchmark, BenchmarkConfig, Files, Summary, answer_step
@@ -68,7 +69,7 @@ class ArenaHardConfig(BenchmarkConfig):
     """Recorded judgements of the candidate: rows of question_id and games, of which the first shows the baseline as A."""
     labels: str | None = None
     """Human labels for kappa: rows of question_id and label: win, tie or loss."""
-    strong_weight: int = 3
+    strong_weight: int = pydantic.Field(3, ge=1)
     """What a >> verdict counts, in battles."""
     max_new_tokens: int | None = 4096
     """Of an answer, as published."""
@@ -121,7 +122,7 @@ def _read(config: ArenaHardConfig, files: Files) -> Iterator[EvalDraft | Rejecte
         )
 
     yield from read_questions(
-        files["questions"], read_one, benchmark=NAME, source="questions", needs="uid and prompt", max_items=config.max_items,
+        files["questions"], read_one, benchmark=NAME, source="questions", needs="uid and prompt",
     )
 
 
@@ -268,8 +269,3 @@ def bradley_terry(battles: Sequence[Battle], *, anchor: str) -> dict[str, float]
             break
     log_odds = np.insert(beta, place[anchor], 0.0)
     return {name: ANCHOR + SCALE / math.log(10) * float(value) for name, value in zip(names, log_odds, strict=True)}
-
-
-def win_rate_of(rating: float, *, against: float = ANCHOR) -> float:
-    """Win rate in [0, 1] that two ratings foresee."""
-    return 1 / (1 + 10 ** ((against - rating) / SCALE))

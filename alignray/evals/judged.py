@@ -7,13 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import orjson
 
 from alignray.errors import RecordError
 from alignray.evals.benchmark import CANDIDATE, JUDGE, reply_of, with_reply
+from alignray.evals.reading import raw_of
 from alignray.evals.statistics import bootstrap_interval, cohen_kappa
 from alignray.evals.summary import mean_figure
 from alignray.prompts import PromptTemplate
@@ -51,7 +51,6 @@ class Question(Generic[Verdict]):
     schema: str
     """JSON schema of the verdict, for the question put again: there an engine that can guide it leaves no other way."""
     temperature: float = 0.0
-    seed: int | None = None
     max_new_tokens: int = 2048
 
     @property
@@ -245,7 +244,7 @@ def question_id(row: Mapping[str, Any]) -> str:
 
 def read_questions(
     rows: Sequence[Mapping[str, Any]], read_one: Callable[[Mapping[str, Any], str, str], EvalDraft | str], *,
-    benchmark: str, source: str, needs: str, max_items: int | None, key_of: Callable[[Mapping[str, Any]], str] = question_id,
+    benchmark: str, source: str, needs: str, key_of: Callable[[Mapping[str, Any]], str] = question_id,
 ) -> Iterator[EvalDraft | Rejected]:
     """Items of an official file, in its order; malformed and repeated ones as Rejected.
 
@@ -263,7 +262,7 @@ def read_questions(
             f"{benchmark}.{source}: no row is an item of the benchmark ({seen}); name the official file, whose rows hold {needs}"
         )
     known: set[str] = set()
-    for number, row in enumerate(islice(rows, max_items)):
+    for number, row in enumerate(rows):
         key = key_of(row)
         row_id = row_id_of(benchmark, key) if key and key not in known else row_id_of(benchmark, key, str(number))
         found = "no_key" if not key else "duplicate_key" if key in known else read_one(row, key, row_id)
@@ -276,8 +275,7 @@ def read_questions(
 
 def rejected(benchmark: str, row_id: str, reason: str, raw: object, detail: Mapping[str, Any]) -> Rejected:
     """An item of an official file that cannot be used."""
-    text = orjson.dumps(raw, default=str).decode() if not isinstance(raw, str) else raw
-    return Rejected(row_id, f"{benchmark}/read", reason, text[: Rejected.RAW_LIMIT], facts_text(detail))
+    return Rejected(row_id, f"{benchmark}/read", reason, raw_of(raw), facts_text(detail))
 
 
 def numbered_labels(rows: Sequence[Mapping[str, Any]], name: str, kind: Callable[[Any], Any | None]) -> dict[str, Any]:
@@ -290,7 +288,7 @@ def numbered_labels(rows: Sequence[Mapping[str, Any]], name: str, kind: Callable
     for number, row in enumerate(rows):
         key, turn, label = question_id(row), row.get("turn", 1), kind(row.get("label"))
         if not key or str(turn) not in ("1", "2") or label is None:
-            raise RecordError(f"{name}: row {number} is no label: {dict(row)!r:.200}; it needs question_id, turn (1 or 2) and label")
+            raise RecordError(f"{name}: row {number} is no label: {raw_of(row)[:200]}; it needs question_id, turn (1 or 2) and label")
         labels[f"{key}/{turn}"] = label
     return labels
 
@@ -315,7 +313,7 @@ def _build(question: Question[Any], turn: int, draft: EvalDraft) -> ChatRequest 
     prompt = question.ask(draft)
     if prompt is None:
         return None
-    limits = {"max_new_tokens": question.max_new_tokens, "temperature": question.temperature, "seed": question.seed}
+    limits = {"max_new_tokens": question.max_new_tokens, "temperature": question.temperature}
     if turn == 0:
         return ChatRequest((Message("user", prompt),), **limits)  # type: ignore[arg-type]
     said, again = text_of(draft, question.names[turn - 1])[-_SHOWN_AGAIN:], question.again.render()

@@ -146,7 +146,6 @@ def _read(config: MTBenchConfig, name: str, files: Files) -> Iterator[EvalDraft 
 
     yield from read_questions(
         files["questions"], read_one, benchmark=name, source="questions", needs="question_id, category and two turns",
-        max_items=config.max_items,
     )
 
 

@@ -164,5 +164,8 @@ def _check(rule: Rule, response: str) -> tuple[bool, ...]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # JSON may be nested deeper than that
+        text = f"a {type(value).__name__} nested too deeply"
     return text if len(text) <= 200 else text[:200] + "..."

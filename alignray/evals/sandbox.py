@@ -10,7 +10,8 @@ on x86_64 or aarch64 that grants user namespaces to this user):
 - the tests and the nonce that says they passed live in another process, which the program can neither read nor signal; only plain
   values come back from the program, so an object that claims to equal everything passes nothing.
 
-Where namespaces or seccomp are refused the limits, the empty environment, the split in two processes and the wall clock stay;
+Where namespaces or seccomp are refused the limits, the empty environment, no capabilities, the split in two processes and the wall
+clock stay. A program can then write where this user can and end this user's processes; one that ends its own tests has "died".
 ``Isolation`` says what was active, and ``require="strict"`` runs nothing without all of it.
 """
 
@@ -37,6 +38,7 @@ from alignray.errors import ConfigError, EngineError
 
 Requirement = Literal["strict", "best"]
 Status = Literal["passed", "failed", "timed_out", "died"]
+"""died: the program's process, or that of its tests, was gone before the tests had ended."""
 
 _JAIL = Path(__file__).with_name("code") / "jail.py"
 _START_S = 20.0
@@ -104,7 +106,7 @@ def run_tests(
 
     Raises:
         ConfigError: ``require`` is "strict" and a wall is missing.
-        EngineError: the sandbox itself could not start or broke; that says nothing about the program.
+        EngineError: the sandbox itself could not start; that says nothing about the program.
     """
     limits = limits or Limits()
     nonce = secrets.token_hex(16)
@@ -125,10 +127,12 @@ def run_tests(
 
 
 def _outcome(report: dict[str, Any], nonce: str, require: Requirement) -> Outcome:
-    if report.get("overdue"):
-        return Outcome("timed_out", "the tests themselves did not end")
     if "facts" not in report:
+        if report.get("overdue"):
+            return Outcome("timed_out", "the sandbox did not start in time")
         raise EngineError(f"the sandbox ended without a word: {report.get('stderr') or 'no message'}; try it with require: best")
+    if "broken" in report:
+        raise EngineError(f"the sandbox could not start the program ({report['broken']}); run fewer at once")
     facts = report["facts"]
     isolation = Isolation(facts["namespaces"], facts["files"], facts["seccomp"], tuple(facts["notes"]))
     if report.get("refused"):
@@ -137,7 +141,11 @@ def _outcome(report: dict[str, Any], nonce: str, require: Requirement) -> Outcom
             f"the sandbox has no {', '.join(missing)} here ({'; '.join(isolation.notes) or 'the kernel refuses'}), and require is strict; "
             "allow unprivileged user namespaces, or set require: best on a machine that may be harmed",
         )
-    seconds = float(report.get("seconds", 0.0))
+    if report.get("overdue"):
+        return Outcome("timed_out", "the tests themselves did not end", isolation)
+    if "seconds" not in report:
+        return Outcome("died", "the process of the tests was ended", isolation)
+    seconds = float(report["seconds"])
     if secrets.compare_digest(str(report.get("nonce", "")).encode(), nonce.encode()):
         return Outcome("passed", "", isolation, seconds)
     error, message = str(report.get("error", "")), str(report.get("message", ""))
@@ -152,7 +160,7 @@ def _libraries() -> list[str]:
 
 
 def _run(frames: list[dict[str, Any]], folder: str, timeout_s: float) -> dict[str, Any]:
-    """The jail's report: a JSON object; {} where it died, {"overdue": true} where it had to be killed."""
+    """What the jail reported until it ended; with "overdue" where it had to be killed, with "stderr" where it said nothing."""
     environment = {"HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
         # from a file and not a pipe: nothing blocks, whatever the jail reads
@@ -173,9 +181,10 @@ def _run(frames: list[dict[str, Any]], folder: str, timeout_s: float) -> dict[st
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
+        report = _report_of(data)
         if not in_time:
-            return {"overdue": True}
-        return _report_of(data) or {"stderr": _tail(stderr)}
+            return {**report, "overdue": True}
+        return report or {"stderr": _tail(stderr)}
 
 
 def _read_all(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[bytes, bool]:
@@ -195,13 +204,15 @@ def _read_all(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[bytes
 
 
 def _report_of(data: bytes) -> dict[str, Any]:
-    if len(data) < 4 or len(data) - 4 != struct.unpack("<I", data[:4])[0]:
-        return {}
-    try:
-        report = json.loads(data[4:])
-    except ValueError:
-        return {}
-    return report if isinstance(report, dict) else {}
+    """The keeper's report and the tester's verdict in one; what was cut off counts as not said."""
+    report: dict[str, Any] = {}
+    while len(data) >= 4 and len(data) - 4 >= (size := struct.unpack("<I", data[:4])[0]):
+        try:
+            report |= json.loads(data[4 : 4 + size])
+        except (ValueError, TypeError):
+            break
+        data = data[4 + size :]
+    return report
 
 
 def _tail(file: Any) -> str:

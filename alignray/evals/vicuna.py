@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import pydantic
+
 from alignray.evals.benchmark import Benchmark, BenchmarkConfig, Files, Summary, answer_step
 from alignray.evals.judged import (
     LOSS,
@@ -55,12 +57,10 @@ class VicunaConfig(BenchmarkConfig):
     """Recorded answers of the reference model; questions that it did not answer are set aside."""
     setting: Literal[1, 2] = 2
     """1: one question, the reference model first, scores before reasons. 2: ``num_evidence`` questions in each order, reasons first."""
-    num_evidence: int = 3
-    """Judge samples in each order, setting 2."""
+    num_evidence: int = pydantic.Field(3, ge=1)
+    """Judge samples in each order, setting 2; each is a step of its own, for which the runtime draws a seed."""
     judge_temperature: float = 1.0
     """Of setting 2's samples; setting 1 asks at 0."""
-    seed: int = 0
-    """Of the judge's samples: sample i of a question has seed + i."""
     labels: str | None = None
     """Human labels for kappa: rows of question_id and label: win, tie or loss."""
     max_new_tokens: int | None = 1024
@@ -100,7 +100,7 @@ def _questions(config: VicunaConfig, prompts_dir: str | None) -> tuple[_Asked, .
     return tuple(
         _Asked(make(
             f"vicuna/judge_{'first' if is_first else 'second'}_{sample + 1}", ask=partial(_ask, is_first, template), read=read_scores,
-            temperature=config.judge_temperature, seed=config.seed + sample,
+            temperature=config.judge_temperature,
         ), is_first)
         for is_first in (True, False) for sample in range(config.num_evidence)
     )
@@ -123,7 +123,6 @@ def _read(config: VicunaConfig, name: str, files: Files) -> Iterator[EvalDraft |
 
     yield from read_questions(
         files["questions"], read_one, benchmark=name, source="questions", needs="question_id, category and turns",
-        max_items=config.max_items,
     )
 
 

@@ -29,7 +29,7 @@ import orjson
 from aiohttp import web
 
 from alignray.errors import ConfigError, RecordError
-from alignray.evals.rewards import Reward, read_rule, reward
+from alignray.evals.rewards import Reward, Rule, read_rule, reward
 
 logger = logging.getLogger(__name__)
 
@@ -214,17 +214,29 @@ def _give_up(_signal: int, _frame: Any) -> None:
 
 
 def _reward_of(query: str, prompt: str, label: str, limits: Limits) -> Reward:
-    """The reward of one row; 0 and ``timed_out`` where its check takes too long."""
-    rule = read_rule(label)
+    """The reward of one row; 0 and ``timed_out`` where reading its rule and checking take too long.
+
+    Raises:
+        RecordError: the label is no rule, or the prompt does not stand before the response.
+    """
     signal.signal(signal.SIGPROF, _give_up)
     signal.setitimer(signal.ITIMER_PROF, limits.check_cpu_s)
     try:
-        return reward(rule, response_of(query, prompt, end_tokens=limits.end_tokens))
+        return reward(_rule_of(label), response_of(query, prompt, end_tokens=limits.end_tokens))
     except _GivenUp:
         logger.warning("process %d gave up a check after %g s of CPU time", os.getpid(), limits.check_cpu_s)
         return Reward(0.0, (), TIMED_OUT)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _rule_of(label: str) -> Rule:
+    try:
+        return read_rule(label)
+    except RecordError:
+        raise
+    except (ValueError, TypeError, RecursionError, MemoryError) as err:
+        raise RecordError(f"the label cannot be read as a rule ({type(err).__name__}: {err})") from err
 
 
 def response_of(query: str, prompt: str, *, end_tokens: Sequence[str] = END_TOKENS) -> str:
@@ -236,15 +248,26 @@ def response_of(query: str, prompt: str, *, end_tokens: Sequence[str] = END_TOKE
     if query.startswith(prompt):
         start: int | None = len(prompt)
     else:
-        start = _end_despite_blanks(query, prompt) or _end_of_cut_prompt(query, prompt)
+        start = _end_despite_blanks(query, prompt)
+        start = _end_of_cut_prompt(query, prompt) if start is None else start
     if start is None:
         raise RecordError(
             f"the query begins with {query[:80]!r}, its prompt with {prompt[:80]!r}; a query is prompt and response as one text",
         )
-    response = query[start:]
-    while found := next((token for token in end_tokens if token and response.rstrip().endswith(token)), ""):
-        response = response.rstrip().removesuffix(found)
-    return response
+    return query[start : _end_before_tokens(query, start, end_tokens)]
+
+
+def _end_before_tokens(text: str, start: int, end_tokens: Sequence[str]) -> int:
+    """Where the text from ``start`` on ends but for end tokens and the blanks after them. Linear: nothing is copied."""
+    end = len(text)
+    while True:
+        stop = end
+        while stop > start and text[stop - 1].isspace():
+            stop -= 1
+        token = next((token for token in end_tokens if token and text.endswith(token, start, stop)), "")
+        if not token:
+            return end
+        end = stop - len(token)
 
 
 def _end_despite_blanks(query: str, prompt: str) -> int | None:

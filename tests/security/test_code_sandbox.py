@@ -181,6 +181,22 @@ def test_without_walls_limits_clock_and_the_split_still_hold_and_it_says_so() ->
         assert run(CHEATS[name], attempt=()).status in ("failed", "died"), name
 
 
+@pytest.mark.parametrize("killed", ["os.kill(os.getppid(), 9)", "os.kill(os.getpgid(0), 9)", "os.kill(0, 9)"])  # tester, keeper, both
+@pytest.mark.parametrize("when", ["in the module", "in the call"])
+def test_a_program_that_ends_its_tests_without_walls_has_died_and_nothing_else_ends(killed: str, when: str) -> None:
+    lines = (killed, "time.sleep(9)")
+    program = "import os, time\n" + ("\n".join(lines) if when == "in the module" else body(*lines))
+    outcome = run(program, attempt=())
+    assert (outcome.status, outcome.isolation) == ("died", Isolation()), outcome
+    assert run("def f(): return 'out'", attempt=()).status == "passed"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to drop")
+def test_root_has_no_capability_without_namespaces_either() -> None:
+    lines = ["seen = open('/proc/self/status').read()", "names = ('CapInh', 'CapPrm', 'CapEff', 'CapBnd')"]
+    assert run(body(*lines, "return 'out' if all(f'{n}:\\t{0:016x}' in seen for n in names) else seen[:250]"), attempt=()).status == "passed"
+
+
 def test_without_seccomp_the_namespaces_hold_processes_that_stay_behind(walls: Isolation) -> None:
     if not walls.namespaces:
         pytest.skip("no namespaces here")

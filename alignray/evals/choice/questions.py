@@ -203,7 +203,7 @@ def agieval_shots(rows: Sequence[Row], task: str, num_shots: int) -> list[tuple[
 def _literal(text: str) -> Row:
     try:
         value = ast.literal_eval(text[:50_000])
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         raise BadRow("not_a_sample") from None
     if not isinstance(value, Mapping):
         raise BadRow("not_a_sample")

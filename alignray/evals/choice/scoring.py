@@ -15,6 +15,7 @@ from alignray.errors import RecordError
 from alignray.evals.benchmark import Benchmark, BenchmarkConfig, Files, Summary, answer_step, reply_of
 from alignray.evals.choice.answers import first_capital, plain, read_letters, read_phrase
 from alignray.evals.choice.questions import READERS, BadRow, Question, agieval_shots, bbh_shots, rows_of
+from alignray.evals.reading import raw_of
 from alignray.evals.summary import mean_figure, mean_figures
 from alignray.prompts import PromptTemplate, load_prompt
 from alignray.schema import EvalDraft, Figure, Message, Rejected, Score, ScoredItem
@@ -73,6 +74,7 @@ def _read(files: Files, *, config: ChoiceConfig, templates: Mapping[str, PromptT
         shots = _shots(files, task, config, templates)
         num_read, first_problem = 0, ""
         rejected: list[Rejected] = []
+        known: set[str] = set()
         for number, row in enumerate(rows):
             try:
                 if not isinstance(row, Mapping):
@@ -81,11 +83,16 @@ def _read(files: Files, *, config: ChoiceConfig, templates: Mapping[str, PromptT
             except BadRow as error:
                 first_problem = first_problem or str(error)
                 key = f"{task}/{number}"
-                raw = str(row)[: Rejected.RAW_LIMIT]
-                rejected.append(Rejected(row_id_of(name, key), f"{name}/read", str(error), raw, _json({"key": key})))
+                rejected.append(Rejected(row_id_of(name, key), f"{name}/read", str(error), raw_of(row), _json({"key": key})))
                 continue
             num_read += 1
-            yield _draft(question, name, task, number, shots, config, templates)
+            draft = _draft(question, name, task, number, shots, config, templates)
+            if draft.key in known:
+                row_id, detail = row_id_of(name, draft.key, str(number)), _json({"key": draft.key, "row": number})
+                rejected.append(Rejected(row_id, f"{name}/read", "duplicate_item", raw_of(row), detail))
+                continue
+            known.add(draft.key)
+            yield draft
         if not num_read:
             raise RecordError(
                 f"{name}: tasks.{task} = {config.tasks[task]!r} holds no question of format {config.format} "

@@ -11,14 +11,14 @@ import orjson
 import pydantic
 
 from alignray.errors import RecordError
-from alignray.evals.benchmark import CANDIDATE, Benchmark, BenchmarkConfig, Files, Summary, reply_of, with_reply
+from alignray.evals.benchmark import Benchmark, BenchmarkConfig, Files, Summary, answer_step, reply_of
 from alignray.evals.code.programs import program_of
+from alignray.evals.reading import raw_of
 from alignray.evals.sandbox import Limits, Outcome, Requirement, run_tests
 from alignray.evals.summary import mean_figures
 from alignray.prompts import PromptTemplate, load_prompt
-from alignray.schema import ChatRequest, Completion, EvalDraft, Message, Rejected, Score, ScoredItem
+from alignray.schema import EvalDraft, Message, Rejected, Score, ScoredItem
 from alignray.seeding import row_id_of
-from alignray.steps import PromptStep
 
 NAME = "humaneval"
 _FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
@@ -42,8 +42,9 @@ class HumanEvalConfig(BenchmarkConfig):
     """Wall clock for one program and its tests; the authors' harness has 3 s."""
     memory_mib: int = pydantic.Field(1024, ge=64)
     """Address space of one program."""
-    require: Requirement = "best"
-    """strict runs no program where namespaces, an own root and seccomp cannot all be had; best takes what there is, and says so."""
+    require: Requirement = "strict"
+    """strict runs no program where namespaces, an own root and seccomp cannot all be had; best takes what there is, and says so: then
+    a program can write where this user can, and end this user's processes."""
 
     @pydantic.model_validator(mode="after")
     def _k_fits(self) -> HumanEvalConfig:
@@ -75,28 +76,17 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
 
 
 def benchmark(config: HumanEvalConfig, prompts_dir: str | None = None) -> Benchmark:
-    """HumanEval as plain functions; only ``score`` runs programs, in the sandbox."""
+    """HumanEval as plain functions; only ``score`` runs programs, in the sandbox.
+
+    Each sample is a step of its own name, for which the runtime draws a seed of its own, so that no two come from one cached answer.
+    """
     template = load_prompt("code/function", prompts_dir) if config.style == "chat" else None
     names = tuple(f"code/answer_{number}" for number in range(1, config.num_samples + 1))
     return Benchmark(
         name=NAME, read=partial(_read, template=template),
-        steps=tuple(_sample_step(name, number, config) for number, name in enumerate(names)),
+        steps=tuple(answer_step(name, max_new_tokens=config.max_new_tokens) for name in names),
         score=partial(score, config=config, steps=names), summarize=partial(_summarize, config=config),
     )
-
-
-def _sample_step(name: str, number: int, config: HumanEvalConfig) -> PromptStep[EvalDraft, EvalDraft]:
-    """One of an item's answers. Each sample has a seed of its own, else equal questions could be answered from one cached answer."""
-
-    def build(draft: EvalDraft) -> ChatRequest | None:
-        if reply_of(draft, name) is not None:
-            return None
-        return ChatRequest(draft.prompt, max_new_tokens=config.max_new_tokens, seed=number if config.num_samples > 1 else None)
-
-    def parse(draft: EvalDraft, completion: Completion | None) -> EvalDraft | Rejected:
-        return with_reply(draft, name, completion)
-
-    return PromptStep(name=name, role=CANDIDATE, takes=EvalDraft, build=build, parse=parse)
 
 
 def _read(files: Files, *, template: PromptTemplate | None) -> Iterator[EvalDraft | Rejected]:
@@ -106,16 +96,15 @@ def _read(files: Files, *, template: PromptTemplate | None) -> Iterator[EvalDraf
     seen: set[str] = set()
     for number, row in enumerate(rows):
         wrong = next((name for name in _FIELDS if not isinstance(row.get(name), str) or not row[name].strip()), None)
-        key = str(row.get("task_id", number))
+        key = row["task_id"] if isinstance(row.get("task_id"), str) else str(number)
         reason = f"no_{wrong}" if wrong else "not_a_name" if not row["entry_point"].isidentifier() else "twice" if key in seen else ""
-        row_id = row_id_of(NAME, key)
         if reason:
-            yield Rejected(row_id, f"{NAME}/read", reason, str(row)[: Rejected.RAW_LIMIT], _json({"row": number}))
+            yield Rejected(row_id_of(NAME, key, str(number)), f"{NAME}/read", reason, raw_of(row), _json({"row": number}))
             continue
         seen.add(key)
         text = row["prompt"] if template is None else template.render(source=row["prompt"].rstrip(), entry_point=row["entry_point"])
         facts = {"prompt": row["prompt"], "entry_point": row["entry_point"], "solution": row["canonical_solution"], "test": row["test"]}
-        yield EvalDraft(row_id, NAME, key, key, "", (Message("user", text),), _json(facts))
+        yield EvalDraft(row_id_of(NAME, key), NAME, key, key, "", (Message("user", text),), _json(facts))
 
 
 def score(draft: EvalDraft, *, config: HumanEvalConfig, steps: Sequence[str]) -> tuple[Score, ...]:

@@ -1,9 +1,10 @@
 """The inside of the sandbox: a program that ``alignray.evals.sandbox`` starts; it builds the jail, forks candidate and tester.
 
-Standard library only, and never imported by alignray. Three processes: the *keeper* sets up namespaces and waits; the *tester* is
-process 1 of the new PID namespace, holds the tests and the nonce and calls the candidate over a pipe; the *candidate* runs the
-model's program. The candidate is forked before the tests and the nonce have been read, so neither was ever in its memory, and only
-plain values (numbers, texts, lists, ...) come back from it: an object that equals everything equals nothing here.
+Standard library only, and never imported by alignray. Three processes: the *keeper* sets up namespaces, reports what it got and
+waits; the *tester* is process 1 of the new PID namespace, holds the tests and the nonce, calls the candidate over a pipe and reports
+the verdict; the *candidate* runs the model's program. Without namespaces and seccomp the candidate can kill the other two: then the
+keeper's report stays alone. The candidate is forked before the tests and the nonce have been read, so neither was ever in its memory,
+and only plain values (numbers, texts, lists, ...) come back from it: an object that equals everything equals nothing here.
 """
 # ruff: noqa: PTH102, PTH103, PTH106, PTH114, PTH115, PTH120, PTH123, PTH211
 # the less is imported the sooner a program runs
@@ -276,10 +277,10 @@ def set_limits(limits: dict[str, int]) -> None:
 
 
 def lock(limits: dict[str, int], facts: dict[str, object], wanted: list[str]) -> None:
-    """What holds for candidate and tester alike; ``facts`` says what worked."""
+    """What holds for candidate and tester alike; ``facts`` says what worked. Root keeps no capability, in whatever namespace."""
     set_limits(limits)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    if facts["namespaces"]:
+    if facts["namespaces"] or os.geteuid() == 0:
         drop_capabilities()
     if "seccomp" in wanted:
         install_seccomp()
@@ -449,6 +450,11 @@ def prepare(setup: dict[str, object], wanted: list[str]) -> dict[str, object]:
     return facts
 
 
+def report_broken(out: int, error: OSError) -> None:
+    """No program has run yet, so it is not the program's doing."""
+    write_frame(out, json.dumps({"broken": str(error)[:MAX_DETAIL]}).encode())
+
+
 def main() -> None:
     setup = json.loads(read_frame(0))
     wanted, limits = setup["wanted"], setup["limits"]
@@ -463,8 +469,14 @@ def main() -> None:
     if setup["strict"] and not (facts["namespaces"] and facts["files"] and facts["seccomp"]):
         write_frame(out, json.dumps({"facts": facts, "refused": True}).encode())
         return
+    # before the fork: nothing that the program does can take this report back
+    write_frame(out, json.dumps({"facts": facts}).encode())
     keeper = os.getpid()
-    tester = os.fork()
+    try:
+        tester = os.fork()
+    except OSError as error:
+        report_broken(out, error)
+        return
     if tester:
         os.close(out)
         os.close(0)
@@ -473,9 +485,13 @@ def main() -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if not facts["namespaces"] and os.getppid() != keeper:
         os._exit(1)
-    call_read, call_write = os.pipe()
-    reply_read, reply_write = os.pipe()
-    candidate = os.fork()
+    try:
+        call_read, call_write = os.pipe()
+        reply_read, reply_write = os.pipe()
+        candidate = os.fork()
+    except OSError as error:
+        report_broken(out, error)
+        os._exit(1)
     if candidate == 0:
         try:
             _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -494,7 +510,7 @@ def main() -> None:
     lock({**limits, "cpu_s": limits["cpu_s"] + 1}, facts, wanted)
     started = time.monotonic()
     verdict = be_tester(job, setup["entry_point"], Caller(call_write, reply_read), setup["timeout_s"])
-    write_frame(out, json.dumps({**verdict, "facts": facts, "seconds": time.monotonic() - started}).encode())
+    write_frame(out, json.dumps({**verdict, "seconds": time.monotonic() - started}).encode())
     os._exit(0)  # as process 1 of its namespace it takes every other process in there with it
 
 

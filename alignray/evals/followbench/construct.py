@@ -25,6 +25,7 @@ from alignray.evals.followbench.config import CATEGORIES
 from alignray.evals.followbench.construct_examples import UnfitExample, example_levels
 from alignray.evals.followbench.items import LEVELS
 from alignray.evals.followbench.rules import rule_of
+from alignray.evals.reading import raw_of
 from alignray.evals.rouge import common_words, first_like, words_of
 from alignray.prompts import PromptTemplate, load_prompt
 from alignray.schema import ChatRequest, Completion, ConstructedItem, EvalDraft, Message, Rejected, Reply
@@ -206,9 +207,8 @@ def _drawn_kinds(row_id: str, seed: int) -> tuple[str, ...]:
 
 
 def _rejected(step: str, reason: str, file: str, number: int, row: Any, **evidence: Any) -> Rejected:
-    raw = storable(json.dumps(row, default=str, ensure_ascii=False))[: Rejected.RAW_LIMIT]
     detail = orjson.dumps({"file": file, "row": number, **evidence}, option=orjson.OPT_SORT_KEYS).decode()
-    return Rejected(row_id_of(NAME, "row", file, str(number)), step, reason, raw, detail)
+    return Rejected(row_id_of(NAME, "row", file, str(number)), step, reason, raw_of(row), detail)
 
 
 # ---- the chain

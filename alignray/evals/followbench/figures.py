@@ -16,15 +16,19 @@ from alignray.evals.followbench.metrics import (
     LEVEL_WEIGHTS,
     Agreement,
     Consistency,
+    Verdict,
     agreement,
+    consistent_satisfaction_levels,
     failure_consistency,
     failure_consistency_pairwise,
+    hard_satisfaction_rate,
+    is_hard,
     readable_groups,
-    satisfied_levels,
+    soft_satisfaction_rate,
 )
 from alignray.evals.followbench.rules import EXAMPLE, RuleVerdict, Variant, check_rule
 from alignray.evals.followbench.templates import answer_is_right
-from alignray.evals.statistics import mean_interval
+from alignray.evals.statistics import calibration_of, corrected_rate, mean_interval
 from alignray.schema import EvalDraft, Figure, Score, ScoredItem
 
 HSR, SSR = "hsr", "ssr"
@@ -51,7 +55,7 @@ def score_item(draft: EvalDraft, *, config: FollowBenchConfig) -> tuple[Score, .
     verdict = verdict_of(draft.replies, facts, config.judge.parser)
     if verdict is None:
         return _unscored(metrics, UNREADABLE if reply_of(draft, ASK) is not None else NO_VERDICT)
-    return tuple(Score(metric, float(all(verdict)) if metric.startswith(HSR) else _share(verdict)) for metric in metrics)
+    return tuple(Score(metric, _rate(metric, verdict)) for metric in metrics)
 
 
 def _metrics_of(facts: Facts) -> tuple[str, ...]:
@@ -64,8 +68,11 @@ def _unscored(metrics: Iterable[str], problem: str) -> tuple[Score, ...]:
     return tuple(Score(metric, 0.0, problem=problem) for metric in metrics)
 
 
-def _share(bits: Sequence[bool]) -> float:
-    return sum(bits) / len(bits)
+def _rate(metric: str, bits: tuple[bool, ...]) -> float:
+    """What one item adds to a rate: the rate of it alone."""
+    rate = hard_satisfaction_rate([bits]) if metric.startswith(HSR) else soft_satisfaction_rate([bits])
+    assert rate is not None, "there is an item"
+    return rate
 
 
 def _rule_value(metric: str, facts: Facts, answer: str, config: FollowBenchConfig) -> float:
@@ -73,7 +80,7 @@ def _rule_value(metric: str, facts: Facts, answer: str, config: FollowBenchConfi
         return float(answer_is_right(answer, facts.target, facts.gold))
     verdict = rule_verdict(facts, answer, "fixed" if metric.endswith("_fixed") else "original")
     is_soft = metric.startswith(SSR) and config.ssr_rules == "per_constraint"
-    return _share(verdict.bits) if is_soft else float(verdict.hard)
+    return _rate(SSR if is_soft else HSR, verdict.bits)
 
 
 def rule_verdict(facts: Facts, answer: str, variant: Variant) -> RuleVerdict:
@@ -216,8 +223,9 @@ def _csl_figures(groups: Sequence[_Group], metric: str) -> list[Figure]:
     for name, inside in _by_category(groups):
         whole = [(group, group.levels) for group in inside if group.levels is not None]
         sizes = Counter(group.category for group, _ in whole)
+        reached = [csl for _, levels in whole if (csl := consistent_satisfaction_levels([levels])) is not None]
         figures.append(_figure(
-            metric, name, [float(satisfied_levels(levels)) for _, levels in whole], [group.name for group, _ in whole],
+            metric, name, reached, [group.name for group, _ in whole],
             [1 / sizes[group.category] for group, _ in whole], len(inside) - len(whole),
         ))
     return figures
@@ -309,20 +317,33 @@ def _rule_changes(rows: Iterable[_Row]) -> dict[str, dict[str, int]]:
     return {rule: dict(counts) for rule, counts in sorted(table.items())}
 
 
-def _human_agreement(rows: Iterable[_Row], config: FollowBenchConfig) -> dict[str, Any] | None:
+def _human_agreement(rows: Sequence[_Row], config: FollowBenchConfig) -> dict[str, Any] | None:
     """The judge beside humans on all labelled items that it could decide: by item (all satisfied or not) and by constraint (7.4.1)."""
     labelled = [row for row in rows if row.facts.human is not None and not row.facts.rule]
     if not labelled:
         return None
     read = [(row.facts.human, verdict) for row in labelled if (verdict := verdict_of(row.item.replies, row.facts, config.judge.parser))]
     pairs = [(human, verdict) for human, verdict in read if human is not None]
-    by_item = agreement([all(verdict) for _, verdict in pairs], [all(human) for human, _ in pairs])
+    by_item = agreement([bool(is_hard(verdict)) for _, verdict in pairs], [bool(is_hard(human)) for human, _ in pairs])
     flat = [(bit, label) for human, verdict in pairs for bit, label in zip(verdict, human, strict=True)]
     by_constraint = agreement([bit for bit, _ in flat], [label for _, label in flat])
     return {
         "prompt": config.judge.prompt, "num_labelled": len(labelled), "num_undecided": len(labelled) - len(pairs),
-        "item": _agreement(by_item), "constraint": _agreement(by_constraint),
+        "item": _agreement(by_item), "constraint": _agreement(by_constraint), "corrected_hsr": _corrected_hsr(rows, pairs),
     }
+
+
+def _corrected_hsr(rows: Sequence[_Row], pairs: Sequence[tuple[Verdict, Verdict]]) -> dict[str, Any]:
+    """HSR of the judged items, each weighing the same, as humans would find it: the judge's errors on the labelled items taken out.
+
+    Without a value where the labels do not show the judge to be better than chance. It holds for labels of items drawn at random.
+
+    Args:
+        pairs: verdicts of humans and judge on the labelled items.
+    """
+    judged = [row for row in rows if not row.facts.rule and not row.scores[HSR].problem]
+    calibration = calibration_of((bool(is_hard(human)), bool(is_hard(verdict))) for human, verdict in pairs)
+    return dataclasses.asdict(corrected_rate([row.scores[HSR].value for row in judged], calibration, [row.group for row in judged]))
 
 
 def _agreement(found: Agreement) -> dict[str, Any]:

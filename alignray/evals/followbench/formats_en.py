@@ -118,15 +118,14 @@ def fixed_format_30(answer: str, _target: str, level: int) -> Bits:
 
 def _points(answer: str) -> tuple[list[str], list[str]]:
     """What follows the marker at the beginning of a line, or before a digit in it, up to the next one; and the other lines."""
-    points, rest = [], []
+    points: list[list[str]] = []
+    rest: list[str] = []
     for block in paragraphs(_BEFORE_NUMBERED.sub("\n", answer)):
-        current: list[str] | None = None
+        current = rest
         for line in block.split("\n"):
             if (start := _POINT.match(line)) is not None:
-                points.append(line[start.end() - 2 :].strip())
-                current = points
-            elif current is points:
-                points[-1] += f"\n{line.strip()}"
+                current = [line[start.end() - 2 :].strip()]
+                points.append(current)
             else:
-                rest.append(line.strip())
-    return points, rest
+                current.append(line.strip())
+    return ["\n".join(lines) for lines in points], rest

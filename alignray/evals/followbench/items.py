@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ from alignray.errors import RecordError
 from alignray.evals.benchmark import Files
 from alignray.evals.followbench.config import CATEGORIES, FollowBenchConfig
 from alignray.evals.followbench.rules import EXAMPLE, Language, rule_of, target_problem
+from alignray.evals.reading import raw_of
 from alignray.schema import EvalDraft, Message, Rejected
 from alignray.seeding import row_id_of
 from alignray.untrusted import storable
@@ -27,6 +28,7 @@ REASONS = {
     "bad_id": "example_id is no whole number",
     "bad_level": "level is no whole number from 0 to 5",
     "duplicate": "the same example and level came before",
+    "bad_category": "the category is no text, and no list of the kinds of constraints",
     "no_instruction": "the instruction is missing, or empty above level 0",
     "bad_target": "the rule that checks the item cannot use its target",
     "no_path": "a level below is missing, so the judge could not be shown the path",
@@ -91,17 +93,7 @@ def read_items(files: Files, *, config: FollowBenchConfig) -> Iterator[EvalDraft
     """
     given = [_File(category, _checked(category, files[category])) for category in CATEGORIES if category in files]
     labels = _labels(files.get("human_labels", ()), given)
-    return _all_items(given, labels, config)
-
-
-def _all_items(given: Sequence[_File], labels: Labels, config: FollowBenchConfig) -> Iterator[EvalDraft | Rejected]:
-    num = 0
-    for file in given:
-        for item in _items(file, labels, config.language):
-            if config.max_items is not None and num >= config.max_items:
-                return
-            num += isinstance(item, EvalDraft)
-            yield item
+    return chain.from_iterable(_items(file, labels, config.language) for file in given)
 
 
 def _checked(category: str, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -127,6 +119,9 @@ def _row_problem(row: Mapping[str, Any]) -> str:
         return "bad_id"
     if not isinstance(level, int) or isinstance(level, bool) or not 0 <= level <= LEVELS[-1]:
         return "bad_level"
+    kinds = row.get("category")
+    if kinds is not None and not isinstance(kinds, str) and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+        return "bad_category"
     return "" if isinstance(instruction, str) and (level == 0 or instruction.strip()) else "no_instruction"
 
 
@@ -153,7 +148,7 @@ def _facts(file: _File, row: Mapping[str, Any], labels: Labels, language: Langua
     example_id, level, source = row["example_id"], row["level"], storable(str(row.get("source") or ""))
     rule = rule_of(language, file.category, source, example_id)
     path = [file.instructions.get((example_id, step)) for step in range(level + 1)] if not rule else []
-    kinds = row["category"] if isinstance(row.get("category"), str) else ", ".join(map(str, row.get("category") or ()))
+    kinds = row["category"] if isinstance(row.get("category"), str) else ", ".join(row.get("category") or ())
     return Facts(
         language=language, category=file.category, kinds=storable(kinds) if file.category == "mixed" else "", source=source,
         example_id=example_id, level=level, rule=rule, target=storable(str(row.get("target") or "")) if rule else "",
@@ -178,9 +173,8 @@ def _draft(facts: Facts, instruction: str) -> EvalDraft:
 
 
 def _rejected(category: str, language: str, number: int, row: Any, reason: str) -> Rejected:
-    raw = json.dumps(row, default=str)[: Rejected.RAW_LIMIT]
     detail = orjson.dumps({"file": category, "row": number}, option=orjson.OPT_SORT_KEYS).decode()
-    return Rejected(row_id_of(NAME, f"{language}/{category}/row/{number}"), READ, reason, raw, detail)
+    return Rejected(row_id_of(NAME, f"{language}/{category}/row/{number}"), READ, reason, raw_of(row), detail)
 
 
 def _labels(rows: Sequence[Mapping[str, Any]], given: Sequence[_File]) -> Labels:
@@ -188,12 +182,14 @@ def _labels(rows: Sequence[Mapping[str, Any]], given: Sequence[_File]) -> Labels
     labels: dict[tuple[str, int, int], tuple[bool, ...]] = {}
     for number, row in enumerate(rows):
         where = f"followbench.human_labels: row {number}"
-        place = (str(row.get("category")), row.get("example_id"), row.get("level")) if isinstance(row, Mapping) else ("", None, None)
-        if place not in known:
-            named = "/".join(map(str, place))
+        place = tuple(row.get(name) for name in ("category", "example_id", "level")) if isinstance(row, Mapping) else (None,) * 3
+        if not isinstance(place[0], str) or not all(isinstance(part, int) for part in place[1:]) or place not in known:
+            named = "/".join(raw_of(part)[:80] for part in place)
             raise RecordError(f"{where} labels {named}, which no file has; give category, example_id and level of an item")
         verdicts = row.get("verdicts")
         if not isinstance(verdicts, list) or len(verdicts) != place[2] or not all(verdict in (0, 1) for verdict in verdicts):
-            raise RecordError(f"{where} has verdicts {verdicts!r:.80}; give a list of {place[2]} times true or false, one per constraint")
-        labels[str(place[0]), int(row["example_id"]), int(row["level"])] = tuple(map(bool, verdicts))
+            raise RecordError(
+                f"{where} has verdicts {raw_of(verdicts)[:80]}; give a list of {place[2]} times true or false, one per constraint"
+            )
+        labels[place[0], int(row["example_id"]), int(row["level"])] = tuple(map(bool, verdicts))
     return labels

@@ -98,7 +98,7 @@ def target_problem(rule: str, target: str) -> str:
     if rule == "CONLL2003":
         try:
             entities(target)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             return "no list of names"
     needs_target = rule in _WITH_TARGET
     return "no target" if needs_target and not target else ""

@@ -6,7 +6,7 @@ import ast
 import re
 import string
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 
 from alignray.evals.followbench import formats_en
 from alignray.evals.followbench.rules_zh import Bits, Predicate, same_number
@@ -31,14 +31,14 @@ def whole(compare: Callable[[str, str], bool]) -> Rule:
     return lambda answer, target, _level: (compare(answer, target),)
 
 
-@cache
+@lru_cache(maxsize=4096)
 def entities(target: str) -> frozenset[str]:
-    """The names of a target written as a Python list.
+    """The names of a target written as a Python list; of the official file or of a reward's label, read as a literal and never run.
 
     Raises:
-        ValueError, SyntaxError, RecursionError, MemoryError: it is none.
+        ValueError, TypeError, SyntaxError, RecursionError, MemoryError: it is none.
     """
-    names = ast.literal_eval(target)  # of the official file, never of a model
+    names = ast.literal_eval(target)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{target[:80]!r} is no list of names")
     return frozenset(names)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from itertools import islice
 from typing import Any, Literal
 
 import orjson
@@ -14,6 +12,7 @@ from alignray.evals.benchmark import Benchmark, BenchmarkConfig, Files, Summary,
 from alignray.evals.ifeval.checkers import MAX_RESPONSE, check_loose, check_strict
 from alignray.evals.ifeval.instructions import Instruction, InstructionError, read_instructions
 from alignray.evals.ifeval.language import need_language_models
+from alignray.evals.reading import raw_of
 from alignray.evals.statistics import mean_interval
 from alignray.evals.summary import mean_figures
 from alignray.schema import EvalDraft, Figure, Message, Rejected, Score, ScoredItem
@@ -47,16 +46,16 @@ def benchmark(config: IFEvalConfig, prompts_dir: str | None = None) -> Benchmark
     """
     need_language_models()
     step = answer_step(ANSWER, max_new_tokens=config.max_new_tokens, temperature=config.temperature)
-    return Benchmark(NAME, partial(_read, max_items=config.max_items), (step,), _score, _summarize)
+    return Benchmark(NAME, _read, (step,), _score, _summarize)
 
 
-def _read(files: Files, *, max_items: int | None) -> Iterator[EvalDraft | Rejected]:
+def _read(files: Files) -> Iterator[EvalDraft | Rejected]:
     rows = files["prompts"]
     if not any("instruction_id_list" in row for row in rows):
         seen = f"keys {', '.join(sorted(map(str, rows[0])))}" if rows else "no rows"
         raise RecordError(f"ifeval.prompts: no row has an instruction_id_list ({seen:.200}); name the official input_data.jsonl")
     known: set[str] = set()
-    for number, row in enumerate(islice(rows, max_items)):
+    for number, row in enumerate(rows):
         yield _read_row(row, number, known)
 
 
@@ -77,8 +76,7 @@ def _read_row(row: Mapping[str, Any], number: int, known: set[str]) -> EvalDraft
         else:
             facts = {"instructions": [{"name": one.name, "kwargs": dict(one.kwargs)} for one in instructions]}
             return EvalDraft(row_id, NAME, key, key, "", (Message("user", prompt),), _json(facts))
-    raw = orjson.dumps(row, default=str).decode()[: Rejected.RAW_LIMIT]
-    return Rejected(row_id, f"{NAME}/read", reason, raw, _json({"row": number, "key": key, "problem": detail}))
+    return Rejected(row_id, f"{NAME}/read", reason, raw_of(row), _json({"row": number, "key": key, "problem": detail}))
 
 
 def _score(draft: EvalDraft) -> tuple[Score, ...]:

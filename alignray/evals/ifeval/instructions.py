@@ -127,5 +127,8 @@ def _names(keys: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any, *, quoted: bool = True) -> str:
-    text = repr(value) if quoted else str(value)
+    try:
+        text = repr(value) if quoted else str(value)
+    except RecursionError:  # JSON may be nested deeper than that
+        text = f"a {type(value).__name__} nested too deeply"
     return text if len(text) <= 100 else text[:100] + "..."

@@ -80,7 +80,8 @@ def normal_form(text: str) -> str:
     text = re.sub(r"(\\frac\{[^{}]{1,100}\})\s{0,2}(\d|[a-z])", r"\1{\2}", text)
     text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", text)
     # "1 3/4" would lose its gap, and with it its value; a mixed number is one before a fraction
-    text = re.sub(r"(?<=\d)\s{1,3}(?=\d{1,10}/\d)", "+", text) if re.fullmatch(r"\d{1,30}\s{1,3}\d{1,10}/\d{1,10}", text) else text
+    mixed = re.fullmatch(r"(-?)\s{0,2}(\d{1,30})\s{1,3}(\d{1,10}/\d{1,10})", text)
+    text = (f"-({mixed[2]}+{mixed[3]})" if mixed[1] else f"{mixed[2]}+{mixed[3]}") if mixed else text
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
     return re.sub(r"\s+", "", text)
 
@@ -249,14 +250,14 @@ class _Reader:
         if self._take("-"):
             return -self._product(depth + 1) if depth < MAX_DEPTH else self._fail()
         self._take("+")
-        value, mixed = self._power(depth), re.fullmatch(r"\d{1,30}", self.text[: self.place]) is not None
+        value, mixed = self._power(depth), re.fullmatch(r"-?\d{1,30}", self.text[: self.place]) is not None
         while True:
             if self._take("*"):
                 value = _bounded(value * self._power(depth))
             elif self._take("/"):
                 value = _bounded(value / self._power(depth))
             elif mixed and re.match(r"\\frac\{\d{1,30}\}\{\d{1,30}\}$", self.text[self.place :]):
-                value = value + self._power(depth)  # 1\frac{4}{5}
+                value = value + self._power(depth)  # 1\frac{4}{5}; a minus before it is of the whole
             elif self.text.startswith(("(", "\\frac", "\\sqrt", "\\pi"), self.place):
                 value = _bounded(value * self._power(depth))
             else:

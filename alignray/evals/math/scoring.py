@@ -16,6 +16,7 @@ from alignray.errors import RecordError
 from alignray.evals.benchmark import Benchmark, BenchmarkConfig, Files, Summary, answer_step, reply_of
 from alignray.evals.math.answers import final_expression, final_number, last_boxed, official_gsm8k
 from alignray.evals.math.equality import same_answer, same_number
+from alignray.evals.reading import raw_of
 from alignray.evals.summary import mean_figures
 from alignray.prompts import PromptTemplate, load_prompt
 from alignray.schema import EvalDraft, Message, Rejected, Score, ScoredItem
@@ -124,6 +125,7 @@ def _read(files: Files, *, config: MathConfig, template: PromptTemplate) -> Iter
     name, rows = config.result_name, files["path"]
     num_read, first_problem = 0, ""
     rejected: list[Rejected] = []
+    known: set[str] = set()
     for number, row in enumerate(rows):
         try:
             if not isinstance(row, Mapping):
@@ -131,11 +133,15 @@ def _read(files: Files, *, config: MathConfig, template: PromptTemplate) -> Iter
             problem = _READERS[config.format](row, config.by)
         except BadRow as error:
             first_problem = first_problem or str(error)
-            raw = str(row)[: Rejected.RAW_LIMIT]
-            rejected.append(Rejected(row_id_of(name, str(number)), f"{name}/read", str(error), raw, _json({"row": number})))
+            rejected.append(Rejected(row_id_of(name, str(number)), f"{name}/read", str(error), raw_of(row), _json({"row": number})))
             continue
         num_read += 1
         key = problem.key or str(number)
+        if key in known:
+            row_id, detail = row_id_of(name, key, str(number)), _json({"row": number, "key": key})
+            rejected.append(Rejected(row_id, f"{name}/read", "duplicate_item", raw_of(row), detail))
+            continue
+        known.add(key)
         several = {"several": ";" in problem.gold} if config.format not in _PLAIN_NUMBERS else {}
         prompt = template.render(problem=problem.text, **several).strip()
         facts = _json({"gold": problem.gold})

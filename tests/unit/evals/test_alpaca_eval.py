@@ -5,6 +5,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy import optimize, stats
 
 from alignray.errors import RecordError
@@ -100,6 +101,9 @@ def test_files_that_are_not_what_they_should_be_are_named() -> None:
         drafts_of(bench, {"baseline": BASELINE, "difficulty": [{"": "0", "instruction_difficulty": "1.5"}, {"": "x"}]})
     with pytest.raises(RecordError, match="no row 'gpt-9'"):
         drafts_of(benchmark(CONFIG.model_copy(update={"coefficients_of": "gpt-9"})), {"baseline": BASELINE, "coefficients": []})
+    for given, way_out in (({"coefficients_of": "m"}, "leave coefficients_of out"), ({"coefficients": "c"}, "or leave both out")):
+        with pytest.raises(ValidationError, match=way_out):
+            AlpacaEvalConfig(baseline="b", **given)
     odd = [BASELINE[0], {"instruction": "x"}, {"output": "y"}]
     assert [found.reason for found in rejects_of(bench, {"baseline": odd})] == ["malformed", "no_key"]
 

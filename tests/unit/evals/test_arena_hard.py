@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from alignray.errors import RecordError
-from alignray.evals.arena_hard import ArenaHardConfig, Battle, benchmark, bradley_terry, outcome_of, win_rate_of
+from alignray.evals.arena_hard import ArenaHardConfig, Battle, benchmark, bradley_terry, outcome_of
 from alignray.evals.judged import read_rating
 from tests.unit.evals.judged_runs import drafts_of, figure, rejects_of, rows_of, score_of, silent, summary_of, walked
 
@@ -68,7 +69,17 @@ def test_unreadable_games_are_asked_again_and_left_out() -> None:
     assert figure(found, "judge_failure").value == 1.0 and found.details["bradley_terry"] is None
 
 
+def test_a_strong_verdict_counts_at_least_one_battle() -> None:
+    with pytest.raises(ValidationError, match="strong_weight"):
+        ArenaHardConfig(questions="q", baseline="b", strong_weight=0)
+
+
 # ---- Bradley-Terry
+
+
+def win_rate_of(rating: float, *, against: float = 1000.0) -> float:
+    """Win rate in [0, 1] that two ratings foresee."""
+    return 1 / (1 + 10 ** ((against - rating) / 400))
 
 
 def test_against_one_opponent_the_rating_is_the_log_odds_of_the_weighted_wins() -> None:
@@ -76,7 +87,7 @@ def test_against_one_opponent_the_rating_is_the_log_odds_of_the_weighted_wins() 
     battles = [Battle("a", "base", 1.0, 3.0), Battle("a", "base", 0.5, 1.0), Battle("a", "base", 0.0, 2.0)]
     found = bradley_terry(battles, anchor="base")
     assert found["base"] == 1000 and found["a"] == pytest.approx(1000 + 400 * math.log10(3.5 / 2.5), abs=1e-3)
-    assert win_rate_of(found["a"]) == pytest.approx(3.5 / 6, abs=1e-6) and win_rate_of(1400.0) == pytest.approx(10 / 11)
+    assert win_rate_of(found["a"]) == pytest.approx(3.5 / 6, abs=1e-6)
 
 
 def test_a_model_that_wins_everything_stays_finite() -> None:

@@ -159,6 +159,22 @@ def test_mmlu_csv_files_have_no_header() -> None:
     assert [(json.loads(draft.facts)["gold"], draft.prompt[0].content[:4]) for draft in drafts] == [(["B"], "What"), (["D"], "Who?")]
 
 
+def test_an_item_that_comes_twice_in_a_task_is_set_aside() -> None:
+    row = {"q_no": "7", "q_text": "q", "q_ans": "a", **{f"q_op{number}": text for number, text in enumerate("abcde", 1)}}
+    config = ChoiceConfig(format="ecqa", tasks={"x": "x", "y": "y"})
+    drafts, rejected = read_all(config, {"tasks.x": [row, {**row, "q_ans": "b"}], "tasks.y": [row]})
+    assert [draft.key for draft in drafts] == ["x/7", "y/7"] and json.loads(drafts[0].facts)["gold"] == ["A"]
+    assert [(entry.reason, json.loads(entry.detail)) for entry in rejected] == [("duplicate_item", {"key": "x/7", "row": 1})]
+    assert rejected[0].row_id not in {draft.row_id for draft in drafts}
+
+
+def test_a_python_literal_that_is_no_value_is_no_sample() -> None:
+    shots = [{"": "sample 1", "sat-en": "{'options': {[]: 1}}"}, {"": "explanation 1", "sat-en": "why"}]
+    config = ChoiceConfig(format="agieval", tasks={"sat-en": "x"}, few_shot={"all": "z"})
+    with pytest.raises(RecordError, match="few_shot for sat-en cannot be used"):
+        read_all(config, {"tasks.sat-en": [{}], "few_shot.all": shots})
+
+
 def test_problems_figures_and_the_mean_of_tasks() -> None:
     config = ChoiceConfig(format="strategyqa", tasks={"one": "x", "two": "y"})
     bench = cloudpickle.loads(cloudpickle.dumps(benchmark(config)))

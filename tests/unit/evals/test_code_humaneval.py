@@ -6,14 +6,16 @@ import dataclasses
 import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import pytest
 
-from alignray.errors import RecordError
+from alignray.errors import ConfigError, RecordError
 from alignray.evals.code import HumanEvalConfig, benchmark, pass_at_k
+from alignray.evals.code.humaneval import run_answer
 from alignray.evals.sandbox import Limits, run_tests
 from alignray.schema import Completion, EvalDraft, Rejected, Reply, ScoredItem
 from alignray.steps import run_chain
@@ -45,7 +47,7 @@ def metrics_of(scores: Any) -> dict[str, Any]:
 def test_the_official_example_gives_a_half(data_dir: Path) -> None:
     """openai/human-eval's README: pass@1 = 0.4999... on its six samples; one waits for ten seconds."""
     samples = rows_of(data_dir / "humaneval" / "example_samples.jsonl")
-    config = HumanEvalConfig(path="example_problem.jsonl", style="completion", num_samples=6, k=(1, 2), timeout_s=0.5)
+    config = HumanEvalConfig(path="example_problem.jsonl", style="completion", num_samples=6, k=(1, 2), timeout_s=0.5, require="best")
     (draft,) = drafts_of(data_dir, config)
     bench = benchmark(config)
     scores = metrics_of(bench.score(replied(draft, *(sample["completion"] for sample in samples))))
@@ -87,7 +89,7 @@ def test_all_recorded_verdicts_agree(data_dir: Path) -> None:
 @RUNS
 @pytest.mark.slow
 def test_every_canonical_solution_passes(data_dir: Path) -> None:
-    config = HumanEvalConfig(path="HumanEval.jsonl.gz", timeout_s=10)
+    config = HumanEvalConfig(path="HumanEval.jsonl.gz", timeout_s=10, require="best")
     bench, drafts = benchmark(config), drafts_of(data_dir, config)
 
     def passes(draft: EvalDraft) -> float:
@@ -102,10 +104,10 @@ def test_every_canonical_solution_passes(data_dir: Path) -> None:
 def test_a_chain_asks_for_every_sample_and_the_summary_names_the_walls() -> None:
     row = {"task_id": "t/0", "prompt": "def one():\n", "entry_point": "one", "canonical_solution": "    return 1\n",
            "test": "def check(candidate):\n    assert candidate() == 1\n"}
-    bench = cloudpickle.loads(cloudpickle.dumps(benchmark(HumanEvalConfig(path="x", num_samples=2, k=(1, 2)))))
+    bench = cloudpickle.loads(cloudpickle.dumps(benchmark(HumanEvalConfig(path="x", num_samples=2, k=(1, 2), require="best"))))
     (draft,) = bench.read({"path": [row]})
     assert [step.name for step in bench.steps] == ["code/answer_1", "code/answer_2"]
-    assert [step.build(draft).seed for step in bench.steps] == [0, 1] and "def one():" in draft.prompt[0].content
+    assert "def one():" in bench.steps[1].build(draft).messages[0].content
     replies = iter(["```python\ndef one():\n    return 1\n```", ""])
     done = run_chain(draft, bench.steps, lambda _step, _record, _request: Completion(next(replies)))
     scores = bench.score(done)
@@ -118,11 +120,22 @@ def test_a_chain_asks_for_every_sample_and_the_summary_names_the_walls() -> None
     assert metrics_of(bench.score(draft)) == {"pass_at_1": "no_answer", "pass_at_2": "no_answer"}
 
 
+@RUNS
+def test_by_default_no_program_runs_without_every_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = HumanEvalConfig(path="x")
+    assert config.require == "strict"
+    facts = {"prompt": "", "entry_point": "one", "solution": "", "test": "def check(candidate):\n    assert candidate() == 1\n"}
+    monkeypatch.setattr("alignray.evals.code.humaneval.run_tests", partial(run_tests, attempt=("seccomp",)))
+    with pytest.raises(ConfigError, match="set require: best on a machine that may be harmed"):
+        run_answer("```python\ndef one(): return 1\n```", facts, config)
+
+
 def test_bad_rows_files_and_configs_say_what_is_wrong() -> None:
     good = {"task_id": "t/0", "prompt": "def one():\n", "entry_point": "one", "canonical_solution": "x", "test": "y"}
     read = benchmark(HumanEvalConfig(path="x")).read
     entries = list(read({"path": [good, good, {**good, "task_id": "t/1", "entry_point": "a b"}, {"task_id": "t/2"}]}))
     assert [entry.reason for entry in entries if isinstance(entry, Rejected)] == ["twice", "not_a_name", "no_prompt"]
+    assert len({entry.row_id for entry in entries}) == 4
     with pytest.raises(RecordError, match="no row has task_id"):
         list(read({"path": [{"text": "hello"}]}))
     with pytest.raises(ValueError, match="raise num_samples"):

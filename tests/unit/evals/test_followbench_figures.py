@@ -244,6 +244,18 @@ def test_agreement_with_humans_by_item_and_by_constraint() -> None:
     assert (found["constraint"]["num"], found["constraint"]["rate"]) == (11, 10 / 11)
 
 
+def test_the_rate_that_humans_would_find_stands_beside_their_agreement() -> None:
+    """By hand: the judge calls 7 of 15 items satisfied; of the labelled ones it finds 2 of 3 that are, and 2 of 2 that are not."""
+    labels = [{"category": "style", "example_id": example, "level": level, "verdicts": [verdict] * level}
+              for example, level, verdict in ((1, 1, 1), (1, 2, 1), (2, 2, 1), (1, 5, 0), (3, 2, 0))]
+    bench, items = style_items(human_labels=labels)
+    found = bench.summarize(items).details["human_agreement"]["corrected_hsr"]
+    assert found["num"] == 15 and found["value"] == pytest.approx(7 / 15 / (2 / 3))
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+    bench, items = style_items(human_labels=labels[:1])
+    assert bench.summarize(items).details["human_agreement"]["corrected_hsr"]["value"] is None
+
+
 def test_one_more_satisfied_level_never_lowers_a_figure() -> None:
     bench, items = style_items()
     better = list(items)

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pydantic
 import pytest
 
@@ -93,7 +94,8 @@ def test_facts_are_canonical_and_come_back_whole() -> None:
     (row(1, example_id="1"), "bad_id"), (row(1, example_id=True), "bad_id"), (row(6), "bad_level"), (row(-1), "bad_level"),
     ({**row(1), "level": "1"}, "bad_level"), (row(1, text=" "), "no_instruction"), (row(1, text=3), "no_instruction"), ("text", "no_row"),
     (row(2), "duplicate"), (row(3, example_id=5), "no_path"), (row(1, source="E2E"), "bad_target"),
-    (row(1, source="CONLL2003", target="{'a'}"), "bad_target"),
+    (row(1, source="CONLL2003", target="{'a'}"), "bad_target"), (row(1, source="CONLL2003", target="[{[]: 1}]"), "bad_target"),
+    ({**row(1), "category": 5}, "bad_category"), ({**row(1), "category": [["style"]]}, "bad_category"),
 ])
 def test_a_row_that_is_no_item_says_why(bad: Any, reason: str) -> None:
     found = read(style=[row(0), *([row(1), bad] if reason == "duplicate" else []), bad])
@@ -126,10 +128,18 @@ def test_a_config_names_at_least_one_file_and_hands_on_those_it_names() -> None:
     assert named.files() == {"mixed": "m.json", "human_labels": "l.jsonl"}
 
 
-def test_the_first_items_alone_keep_what_was_rejected_between_them() -> None:
+def test_the_pipeline_alone_cuts_at_max_items() -> None:
     rows = [row(0), row(1), row(1), row(2), row(3)]
     found = list(read_items({"style": rows}, config=config(max_items=2)))
-    assert [type(item).__name__ for item in found] == ["EvalDraft", "Rejected", "EvalDraft"]
+    assert [type(item).__name__ for item in found] == ["EvalDraft", "Rejected", "EvalDraft", "EvalDraft"]
+
+
+@pytest.mark.parametrize("depth", [10, 300, 1000])
+def test_a_row_nested_deeper_than_json_can_be_written_is_kept_as_far_as_it_can_be_shown(depth: int) -> None:
+    deep = orjson.loads("[" * depth + "1" + "]" * depth)
+    (rejected,) = read(style=[row(0), {**row(1), "level": deep, "text": "a\ud800" * 9000}])
+    assert isinstance(rejected, Rejected) and rejected.reason == "bad_level" and len(rejected.raw) == Rejected.RAW_LIMIT
+    assert '"level": [[[[[[[[[[' in rejected.raw and ("..." in rejected.raw) == (depth > 50) and rejected.raw.encode()
 
 
 def test_human_labels_are_put_beside_their_item() -> None:
@@ -138,7 +148,8 @@ def test_human_labels_are_put_beside_their_item() -> None:
     drafts = read(style=rows, human_labels=labels)
     assert [Facts.from_json(draft.facts).human for draft in drafts if isinstance(draft, EvalDraft)] == [None, (True, False)]
     too_few, no_bit = {"verdicts": [1]}, {"verdicts": [1, 2]}
-    for wrong, message in (({"level": 3}, "which no file has"), (too_few, "list of 2 times"), (no_bit, "list of 2 times")):
+    nowhere: list[Any] = [{"level": 3}, {"example_id": [1]}, {"example_id": {"a": 1}}, {"category": ["style"]}, {"level": None}]
+    for wrong, message in (*((one, "which no file has") for one in nowhere), (too_few, "list of 2 times"), (no_bit, "list of 2 times")):
         with pytest.raises(RecordError, match=message):
             read(style=rows, human_labels=[{**labels[0], **wrong}])
 

@@ -182,6 +182,12 @@ def test_no_answer_stalls_a_rule() -> None:
     assert time.process_time() - started < 10  # each rule reads an answer in one pass
 
 
+def test_a_point_of_many_lines_is_put_together_in_one_pass() -> None:
+    started = time.process_time()
+    check_rule("format_30", "**a" + "\n" + "xy\n" * 200_000, level=5, variant="fixed")
+    assert time.process_time() - started < 5
+
+
 @given(st.text(alphabet="aZ1 .!?*\n:-,'我。在了", max_size=60), st.sampled_from(sorted(RULES["en", "original"])), st.integers(1, 5))
 def test_a_rule_gives_as_many_bits_as_constraints_and_lower_levels_are_prefixes(answer: str, rule: str, level: int) -> None:
     target = "['a']" if rule == "CONLL2003" else "a"

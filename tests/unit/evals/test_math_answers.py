@@ -103,6 +103,16 @@ def test_constants_are_exact(left: Fraction, right: Fraction) -> None:
     assert same_answer(latex(left), f"{left}") and (left == right) == same_answer(latex(left), f"{right}")
 
 
+@pytest.mark.parametrize(("mixed", "value"), [
+    (r"-1\frac{4}{5}", "-1.8"), (r"1\frac{4}{5}", "1.8"), ("-1 3/4", "-1.75"), ("\u22121 3/4", r"-\frac{7}{4}"), ("1 3/4", "7/4"),
+    (r"$-2 \dfrac{1}{2}$", "-2.5"),
+])
+def test_a_mixed_number_has_its_sign_as_a_whole(mixed: str, value: str) -> None:
+    assert same_answer(mixed, value)
+    for wrong in ("-0.8", "0.2", "-0.25", "-13/4", "13/4", "-1", "-1.5"):
+        assert not same_answer(mixed, wrong)
+
+
 @given(st.text(alphabet="0123456789.,-+/^*(){}[]\\ $%_xfracsqtpibo\n", max_size=60), st.text(max_size=20))
 def test_any_text_is_answered_and_a_text_equals_itself(left: str, right: str) -> None:
     final_number(left + right)

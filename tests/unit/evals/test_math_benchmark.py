@@ -81,6 +81,9 @@ def test_a_bad_row_is_rejected_and_a_wrong_file_is_an_error() -> None:
     draft, bad = bench.read({"path": [{"Body": "b", "Question": "q", "Answer": None}, good]})
     assert isinstance(draft, EvalDraft) and draft.category == "Common-Division" and "Two apples. How many?" in draft.prompt[0].content
     assert isinstance(bad, Rejected) and (bad.step, bad.reason) == ("svamp/read", "no_answer")
+    first, again = bench.read({"path": [good, {**good, "Answer": 3}]})
+    assert isinstance(first, EvalDraft) and isinstance(again, Rejected) and again.row_id != first.row_id
+    assert (again.reason, json.loads(again.detail)) == ("duplicate_item", {"key": "c-1", "row": 1}) and json.loads(again.raw)["Answer"] == 3
     with pytest.raises(RecordError, match="holds no problem of format svamp"):
         list(bench.read({"path": [{"text": "hello"}]}))
     with pytest.raises((ConfigError, ValueError)):

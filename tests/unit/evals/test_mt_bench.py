@@ -167,7 +167,6 @@ def test_malformed_and_repeated_questions_are_set_aside() -> None:
     assert [found.reason for found in rejects_of(bench, {"questions": rows})] == ["duplicate_key", "malformed", "no_key"]
     with pytest.raises(RecordError, match=r"mt_bench\.questions: no row is an item"):
         drafts_of(bench, {"questions": [{"text": "hello"}]})
-    assert len(drafts_of(benchmark(SINGLE.model_copy(update={"max_items": 1})), FILES)) == 1
 
 
 def test_a_mode_has_what_it_needs_and_everything_travels() -> None:

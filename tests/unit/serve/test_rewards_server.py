@@ -18,13 +18,15 @@ import pytest
 from aiohttp import web
 
 from alignray.errors import ConfigError, RecordError
-from alignray.serve.rewards import MIN_OVERLAP, Limits, build_app, response_of, run
+from alignray.evals.rewards import Rule
+from alignray.serve.rewards import MIN_OVERLAP, Limits, _reward_of, build_app, response_of, run
 
 PROMPT = "<|im_start|>user\nSay it in quotes.<|im_end|>\n<|im_start|>assistant\n"
 LABEL = json.dumps({
     "kind": "ifeval", "instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [{}, {}],
 })
 LIMITS = Limits(max_body_bytes=2_000_000, max_batch=4, check_cpu_s=0.3, workers=1)
+NAMES = {"kind": "followbench", "rule": "CONLL2003", "level": 1}
 OTHERS: set[int | None] = set()
 """Processes that were there before the server's."""
 
@@ -38,11 +40,13 @@ def test_the_response_is_what_follows_the_prompt() -> None:
     assert response_of(f"{PROMPT}it <|im_end|> is<|im_end|><|endoftext|>\n", PROMPT) == "it <|im_end|> is"
     assert response_of("it</s>", "") == "it"
     assert response_of("p it END", "p ", end_tokens=("END",)) == "it "
+    assert response_of("a</s></s>b", "a</s>") == "</s>b" and response_of("a</s> </s>\n", "a</s>") == " "
 
 
 def test_blanks_that_decoding_puts_in_or_leaves_out_are_no_matter() -> None:
     assert response_of("<s> [INST] Say it. [/INST] it is</s>", "<s>[INST] Say it.  [/INST]") == " it is"
     assert response_of("<s> [INST] Say it. [/INST] it is</s>", "<s>[INST] Say it. [/INST] ") == "it is"
+    assert response_of("Hi", " ") == "Hi"
 
 
 def test_a_prompt_cut_on_its_left_is_found() -> None:
@@ -59,7 +63,9 @@ def test_a_query_without_its_prompt_is_refused(query: str) -> None:
 
 def test_hostile_queries_take_linear_time() -> None:
     started = time.process_time()
-    for query, prompt in (("a" * 200_000, "a" * 199_999 + "b"), ("ab" * 100_000 + "c", "ab" * 90_000 + "a"), ("</s>" * 2_000, "")):
+    for query, prompt in (
+        ("a" * 200_000, "a" * 199_999 + "b"), ("ab" * 100_000 + "c", "ab" * 90_000 + "a"), ("</s>" * 300_000, ""), (" </s>" * 300_000, " "),
+    ):
         try:
             response_of(query, prompt)
         except RecordError:
@@ -142,6 +148,8 @@ def test_a_batch_of_none_and_health(url: str) -> None:
     (rows(*["it"] * 5), 413, "5 rows at once; 4 are the most", None),
     (rows("a" * 3_000_000), 413, "the body is over 2000000 bytes", None),
     (rows("it", label=""), 422, "row 0: a rule is a JSON object; got ''", 0),
+    (rows("it", label=json.dumps({**NAMES, "target": "[{[]: 1}]"})), 422, "no list of names", 0),
+    (rows("it", label='{"kind": ' + "[" * 1000 + "]" * 1000 + "}"), 422, "nested too deeply", 0),
     ({**rows("it", "it"), "prompts": [PROMPT, "another"]}, 422, "row 1: the query begins with", 1),
 ])
 def test_a_request_that_cannot_be_used_says_why(url: str, body: Any, status: int, error: str, index: int | None) -> None:
@@ -157,6 +165,25 @@ def test_a_slow_check_is_given_up_and_stops_nobody(url: str) -> None:
     status, answer = post(url, rows("*a.\n" * 90_000, label=many))
     assert (status, answer["rewards"], answer["extra_logs"]["unchecked"]) == (200, [0.0], [1.0])
     assert post(url, rows('"it"'))[1]["rewards"] == [1.0]
+
+
+def test_reading_a_rule_is_under_the_same_clock_and_no_error_of_it_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(_label: str) -> Rule:
+        while True:
+            pass
+
+    def broken(_label: str) -> Rule:
+        raise TypeError("unhashable")
+
+    before = signal.getsignal(signal.SIGPROF)
+    try:
+        monkeypatch.setattr("alignray.serve.rewards.read_rule", endless)
+        assert _reward_of("it", "", "{}", replace(LIMITS, check_cpu_s=0.05)).problem == "timed_out"
+        monkeypatch.setattr("alignray.serve.rewards.read_rule", broken)
+        with pytest.raises(RecordError, match="cannot be read as a rule"):
+            _reward_of("it", "", "{}", LIMITS)
+    finally:
+        signal.signal(signal.SIGPROF, before)
 
 
 def test_a_killed_process_is_replaced(url: str) -> None:
