@@ -3,7 +3,7 @@
 Each run draws items with a true rate, verdicts of a judge with a given sensitivity and specificity, and a separate slice labelled
 by humans from which both are estimated. The corrected interval knows the slice and the verdicts only. The naive one is the
 Wilson interval of the verdicts as they are. In the setting with groups, items come five by five with a rate of their own around the
-true one, as levels of one instruction do, and the intervals are told the groups.
+true one, as levels of one instruction do, and the intervals are told the groups: the naive one is the clustered t interval there.
 
     python bench/judge_intervals.py [--quick]
 """
