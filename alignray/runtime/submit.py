@@ -203,7 +203,10 @@ def outcome_of(job: Job, details: JobDetails) -> JobOutcome:
 
 async def _follow(client: JobSubmissionClient, job: Job, write: Callable[[str], Any]) -> JobDetails:
     num_shown, answered = 0, time.monotonic()
+    this = asyncio.current_task()
     while True:
+        if this is not None and this.cancelling():  # Ctrl-C, which a library took for a connection that broke
+            raise asyncio.CancelledError
         num_seen = 0
         try:
             # a connection that broke is opened again, and the log comes from its beginning
