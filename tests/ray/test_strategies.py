@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -50,11 +49,8 @@ def torchrun(world: Path, out: Path, strategy: dict[str, object], *, ranks: int)
         "optimizer": {"learning_rate": 2e-3}, "strategy": strategy, "batch_size": 8, "max_tokens_per_device": 64, "epochs": 2,
         "checkpoint_every_steps": 3, "eval": {"every_steps": 3, "kl_rows": 2},
     }))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(port), "-m", "alignray.train",
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "alignray.train",
          str(config), str(world / "run"), str(out)],
         capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
     )
