@@ -44,7 +44,7 @@ unit: setup
 test: unit
 	$(BIN)/python -m pytest tests/ray tests/browser tests/chaos tests/security -n 2 --dist loadfile -m "not slow" --durations=20
 
-# what `make test` leaves out: more of the same kinds of kills, strategies and recorded programs (about 5 minutes)
+# what `make test` leaves out: more of the same kinds of kills, strategies and recorded programs (about 10 minutes)
 test-slow: setup
 	$(BIN)/python -m pytest tests/unit/evals tests/ray tests/chaos -n 2 --dist loadfile -m slow
 

@@ -174,6 +174,7 @@ runtime: {{num_cpus: 2, block_rows: 6, part_rows: 4}}
 """
 
 
+@pytest.mark.slow  # test_evaluate.py kills the same walk
 def test_a_killed_driver_resumes_with_the_rows_of_an_undisturbed_run(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     with endpoint("--latency", "0.2") as mock:

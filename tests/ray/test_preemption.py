@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from alignray.train.tiny import write_tiny_model
 from tests.ray.conftest import ROOT
 from tests.ray.test_training import curve, settings
@@ -44,6 +46,7 @@ print("ENDED", outcome.status)
 """
 
 
+@pytest.mark.slow  # a cluster of its own, and a node drained
 def test_an_announced_preemption_brings_one_checkpoint(tmp_path: Path) -> None:
     tiny = write_tiny_model(tmp_path / "tiny", hidden_size=32)
     config = settings(

@@ -163,6 +163,7 @@ def test_a_stage_that_was_killed_goes_on_with_the_same_rows(tmp_path: Path, many
     assert table_of_run(tmp_path / "run") == table_of_run(tmp_path / "whole")
 
 
+@pytest.mark.slow  # as for the other stages
 def test_a_driver_killed_while_it_tokenizes_goes_on_with_the_same_rows(
     tmp_path: Path, tokenizer_path: str, tokenize: Tokenize,
 ) -> None:
