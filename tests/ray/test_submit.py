@@ -108,6 +108,7 @@ def test_dedup_is_submitted_the_same_way(head: Head, tmp_path: Path) -> None:
     assert "rows kept" in out and (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow  # alignray submit does the same in make test
 def test_a_plain_ray_job_submit_of_the_sources_works_too(head: Head, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")} | head.client_variables
     command = [

@@ -141,6 +141,7 @@ def _kill_a_rank_after(run_dir: Path, step: int, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow  # a killed rank goes on from its checkpoint in make test
 def test_a_killed_driver_goes_on_from_its_checkpoint(run_train: Run, tiny: Path, store: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings(tmp_path, tiny, store, epochs=6) | {"runtime": {"num_cpus": 2}}))
