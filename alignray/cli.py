@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -57,8 +58,7 @@ def webr_command(
         from alignray.pipelines.webr import synthesize
 
         outcome = synthesize(_webr_config(config, set_, run), new_run=new_run)
-        _emit(_plain(outcome)) if as_json else _print_outcome(outcome)
-        raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+        _tell(outcome, as_json, _print_outcome)
 
 
 @app.command("dedup")
@@ -85,8 +85,7 @@ def bridge_command(
         from alignray.pipelines.bridge_config import BridgeJobConfig
 
         outcome = bridge(_loaded(BridgeJobConfig, config, set_, run), new_run=new_run)
-        _emit(_plain(outcome)) if as_json else _print_bridge(outcome)
-        raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+        _tell(outcome, as_json, _print_bridge)
 
 
 @app.command("train")
@@ -135,8 +134,7 @@ def _evaluate(method: str, config: Path, set_: list[str] | None, run: str | None
 
         kind = FollowBenchJobConfig if method == "followbench" else EvaluateJobConfig
         outcome = evaluate(_loaded(kind, config, set_, run), method=method, new_run=new_run)
-        _emit(_plain(outcome)) if as_json else _print_evaluation(outcome)
-        raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+        _tell(outcome, as_json, _print_evaluation)
 
 
 @app.command("compare")
@@ -162,8 +160,7 @@ def construct_command(
         from alignray.pipelines.construct_config import ConstructJobConfig
 
         outcome = construct(_loaded(ConstructJobConfig, config, set_, run), new_run=new_run)
-        _emit(_plain(outcome)) if as_json else _print_construct(outcome)
-        raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
+        _tell(outcome, as_json, _print_construct)
 
 
 @app.command("rewards")
@@ -304,6 +301,12 @@ class _exits:  # noqa: N801  reads as "with exits"
             _fail(str(error), FAILED, self._as_json)
         if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get(str(error.name).partition(".")[0])):
             _fail(f"{error.name} is not installed; run pip install 'alignray[{extra}]' (or make setup)", BAD_INPUT, self._as_json)
+
+
+def _tell(outcome: Any, as_json: bool, show: Callable[[Any], None]) -> NoReturn:
+    """How a run ended, and the exit code for it."""
+    _emit(_plain(outcome)) if as_json else show(outcome)
+    raise typer.Exit({"done": DONE, "stopped_at_budget": AT_BUDGET, "empty": NOTHING}.get(outcome.status, FAILED))
 
 
 def _fail(message: str, code: int, as_json: bool) -> NoReturn:
