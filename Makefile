@@ -103,6 +103,7 @@ bench: setup $(PEERS)/.setup $(TEXT_DEDUP)/.setup
 	$(BIN)/python bench/ingest_memory.py $(BENCH_FLAGS)
 	$(BIN)/python bench/resume.py $(BENCH_FLAGS)
 	$(BIN)/python bench/masks.py $(BENCH_FLAGS)
+	$(BIN)/python bench/novelty.py --peer-python $(PEERS)/bin/python $(BENCH_FLAGS)
 	$(BIN)/python bench/bmc_overhead.py $(BENCH_FLAGS)
 	$(BIN)/python bench/preference_step.py $(BENCH_FLAGS)
 	$(BIN)/python bench/chunked_logprobs.py $(BENCH_FLAGS)

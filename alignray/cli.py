@@ -15,7 +15,7 @@ from alignray.untrusted import printable, storable
 
 if TYPE_CHECKING:
     from alignray.methods.webr.plan import StepForecast
-    from alignray.pipelines import bridge, construct, dedup, evaluate, train
+    from alignray.pipelines import bridge, construct, dedup, evaluate, lion, train
     from alignray.pipelines.plan import Plan
     from alignray.pipelines.webr import Outcome
     from alignray.runtime.submit import Job, JobOutcome
@@ -37,6 +37,7 @@ class Method(enum.StrEnum):
 
     webr = "webr"
     bridge = "bridge"
+    lion = "lion"
     followbench = "followbench"
     evaluate = "evaluate"
 
@@ -163,6 +164,20 @@ def construct_command(
         _tell(outcome, as_json, _print_construct)
 
 
+@app.command("lion")
+def lion_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1, help="Rounds in all; more than last time extends a finished run")] = None,
+) -> None:
+    """Adversarial distillation: a student imitates a teacher, and new instructions are made after those it fails at."""
+    with _exits(as_json):
+        from alignray.pipelines.lion import distill
+        from alignray.pipelines.lion_config import LionJobConfig
+
+        own = [*(set_ or []), *([f"rounds={rounds}"] if rounds is not None else [])]
+        _tell(distill(_loaded(LionJobConfig, config, own, run), new_run=new_run), as_json, _print_lion)
+
+
 @app.command("rewards")
 def rewards_command(
     host: Annotated[str, typer.Option("--host", help="Address; there is no login, so only this machine by default")] = "127.0.0.1",
@@ -179,12 +194,19 @@ def rewards_command(
 @app.command("plan")
 def plan_command(
     method: Annotated[Method, typer.Argument(help="What to plan")], config: Config, set_: Sets = None, as_json: Json = False,
-    figures: Annotated[bool, typer.Option("--thesis-figures", help="The thesis' counts (Tables 4.5, 6.5) at this config's prices")] = False,
+    figures: Annotated[bool, typer.Option("--thesis-figures", help="The thesis' counts (4.5, 6.5, A.4) at this config's prices")] = False,
 ) -> None:
     """Rows, calls, tokens and dollars with an interval, from a sample of the real input. Nothing is spent."""
     with _exits(as_json):
         if method is Method.bridge:
             _plan_bridge(config, set_, as_json, figures=figures)
+            return
+        if method is Method.lion:
+            from alignray.pipelines.lion_config import LionJobConfig
+            from alignray.pipelines.lion_plan import plan_lion
+
+            forecast = plan_lion(_loaded(LionJobConfig, config, set_, None), thesis=figures)
+            _emit(_plain(forecast)) if as_json else _print_plan(forecast)
             return
         if method in (Method.followbench, Method.evaluate):
             _plan_evaluation(method, config, set_, as_json, figures=figures)
@@ -202,7 +224,8 @@ def plan_command(
 @app.command("submit")
 def submit_command(
     method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="webr, dedup, bridge, train, followbench, evaluate or construct", show_default=False),
+        str, typer.Argument(
+            metavar="METHOD", help="webr, dedup, bridge, train, lion, followbench, evaluate or construct", show_default=False),
     ], config: Config,
     address: Annotated[str, typer.Option(
         "--address", metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], show_default=False,
@@ -445,6 +468,33 @@ def _print_construct(outcome: construct.Outcome) -> None:
     _print_stop(outcome.status, outcome.message, "no item was made")
 
 
+def _print_lion(outcome: lion.Outcome) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for state in outcome.rounds:
+        line = f"[bold]round {state['round']}[/]  train {state['train_pool']:,}, cache {state['cache_pool']:,}"
+        if state["judged"]:
+            line += (f"; hard {state['hard']:,} ({state['hard_share']:.1%}), easy {state['easy']:,}, quarantined {state['quarantined']:,}; "
+                     f"student at {state['relative_quality']:.1f} % of the teacher")
+        if state["generated"] is not None:
+            line += f"; new {state['generated']['hard'] + state['generated']['easy']:,} of {state['generated']['drawn']:,} drawn"
+        console.print(line, highlight=False, soft_wrap=True)
+        for name, figure in state["benchmarks"].items():
+            console.print(f"  {_shown(name)} {_shown(figure['metric'])} {figure['value']:.4g}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{outcome.rows:,} instructions with the teacher's answer[/]", highlight=False)
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
+    for note in outcome.notes:
+        console.print(f"note      {_shown(note)}", highlight=False, soft_wrap=True)
+    console.print(f"tokens    {outcome.usage['tokens']:,}   USD {outcome.usage['usd']:.4f}", highlight=False)
+    console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    console.print(f"dataset   {_shown(outcome.run_dir)}/parts", highlight=False, soft_wrap=True)
+    if outcome.model:
+        console.print(f"model     {_shown(outcome.model)}", highlight=False, soft_wrap=True)
+    _print_stop(outcome.status, outcome.message, "no instruction was kept")
+
+
 def _print_stop(status: str, message: str, nothing: str) -> None:
     """Why a run is not done, and what to do."""
     from rich.console import Console
@@ -585,7 +635,7 @@ def _plan_evaluation(method: Method, path: Path, overrides: list[str] | None, as
     from alignray.pipelines.evaluate_plan import plan_evaluation
 
     if figures:
-        raise ConfigError(f"--thesis-figures is about webr and bridge; the thesis prints no bill of {method.value}")
+        raise ConfigError(f"--thesis-figures is about webr, bridge and lion; the thesis prints no bill of {method.value}")
     plan = plan_evaluation(_loaded(FollowBenchJobConfig if method is Method.followbench else EvaluateJobConfig, path, overrides, None))
     _emit(_plain(plan)) if as_json else _print_plan(plan)
 

@@ -63,19 +63,18 @@ class Run:
 
 
 def read_pages(data: Path, count: int, tokenizer: Any) -> list[WebDocument]:
-    """The first pages of the shared web crawl that are long enough, cut to the same number of tokens."""
-    pages = []
+    """The longest pages of the shared web crawl, cut to the same number of tokens where they are long enough."""
     with gzip.open(data / "pages" / "cc_dclm_docs.jsonl.gz", "rt") as file:
-        for line in file:
-            ids = tokenizer.encode(json.loads(line)["text"], add_special_tokens=False)
-            if len(ids) >= PAGE_TOKENS:
-                # paragraphs without stray white space, as extraction leaves them
-                paragraphs = (paragraph.strip() for paragraph in tokenizer.decode(ids[:PAGE_TOKENS]).split("\n\n"))
-                text = "\n\n".join(paragraph.lstrip("#").strip() for paragraph in paragraphs if paragraph)
-                pages.append(WebDocument(row_id=row_id_of(text), text=text, source="bench"))
-            if len(pages) == count:
-                return pages
-    raise SystemExit(f"{data}: only {len(pages)} pages have {PAGE_TOKENS} tokens; --pages {count} is too many")
+        encoded = [tokenizer.encode(json.loads(line)["text"], add_special_tokens=False)[:PAGE_TOKENS] for line in file]
+    if len(encoded) < count:
+        raise SystemExit(f"{data}: there are only {len(encoded)} pages; --pages {count} is too many")
+    pages = []
+    for ids in sorted(encoded, key=len, reverse=True)[:count]:
+        # paragraphs without stray white space, as extraction leaves them
+        paragraphs = (paragraph.strip() for paragraph in tokenizer.decode(ids).split("\n\n"))
+        text = "\n\n".join(paragraph.lstrip("#").strip() for paragraph in paragraphs if paragraph)
+        pages.append(WebDocument(row_id=row_id_of(text), text=text, source="bench"))
+    return pages
 
 
 def resolved(request: ChatRequest) -> ChatRequest:
@@ -238,11 +237,13 @@ def main() -> None:
         engine_args={"block_size": BLOCK, "num_gpu_blocks_override": blocks},
     )
     print(f"Python {platform.python_version()}, {installed()}, {os.cpu_count()} CPUs")
-    print(f"{model_name(config)}, webr.layout {given.layout}, {num_pages} pages of {PAGE_TOKENS} tokens, answers up to {ANSWER_TOKENS};")
-    print(f"{UNDER_WAY} records under way, KV cache {blocks * BLOCK:,} tokens, corpus {num_pages * PAGE_TOKENS:,}", flush=True)
     from transformers import AutoTokenizer
 
-    pages = read_pages(given.data, num_pages, AutoTokenizer.from_pretrained(given.model))
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    pages = read_pages(given.data, num_pages, tokenizer)
+    corpus = [len(tokenizer.encode(page.text)) for page in pages]
+    print(f"{model_name(config)}, webr.layout {given.layout}, {num_pages} pages of {min(corpus)} to {max(corpus)} tokens, answers up to")
+    print(f"{ANSWER_TOKENS}; {UNDER_WAY} records under way, KV cache {blocks * BLOCK:,} tokens, corpus {sum(corpus):,}", flush=True)
     print(json.dumps(asyncio.run(measure(config, pages, given.layout, quick=given.quick))))
 
 

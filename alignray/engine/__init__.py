@@ -7,6 +7,7 @@ from alignray.engine.configs import (
     LlamaConfig,
     OpenAIConfig,
     ScriptedConfig,
+    TransformersConfig,
     VLLMConfig,
     model_name,
     price_of,
@@ -16,5 +17,5 @@ from alignray.engine.prices import FREE, Price, price_table
 
 __all__ = [
     "FREE", "Engine", "EngineConfig", "LlamaConfig", "OpenAIConfig", "Price", "Sampling", "ScriptedConfig",
-    "VLLMConfig", "build_engine", "model_name", "price_of", "price_table", "without_transport",
+    "TransformersConfig", "VLLMConfig", "build_engine", "model_name", "price_of", "price_table", "without_transport",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from alignray.engine.base import Engine
-from alignray.engine.configs import LlamaConfig, OpenAIConfig, ScriptedConfig, VLLMConfig
+from alignray.engine.configs import AnyEngineConfig, LlamaConfig, ScriptedConfig, TransformersConfig, VLLMConfig
 
 
-def build_engine(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig) -> Engine:
+def build_engine(config: AnyEngineConfig) -> Engine:
     """The engine that the config describes, not started yet."""
     # each backend's library is heavy or optional, so its module loads only here
     if isinstance(config, ScriptedConfig):
@@ -21,6 +21,10 @@ def build_engine(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfi
         from alignray.engine.vllm import VLLMEngine
 
         return VLLMEngine(config)
+    if isinstance(config, TransformersConfig):
+        from alignray.engine.transformers import TransformersEngine
+
+        return TransformersEngine(config)
     from alignray.engine.openai import OpenAIEngine
 
     return OpenAIEngine(config)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pydantic
 
+from alignray.chat_templates import RESERVED
 from alignray.config import Config
 from alignray.engine.prices import FREE, Price, price_table
 from alignray.errors import ConfigError
@@ -30,6 +31,8 @@ class ScriptedConfig(Config):
     """Share of calls refused for good, with reason "scripted"."""
     length_rate: float = pydantic.Field(default=0.0, ge=0, le=1)
     """Share of answers cut off in mid-sentence, finish reason "length"."""
+    garble_rate: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """Share of verdicts with scores that are given in no form at all."""
     seed: int = 0
     """Other seeds give other answers."""
 
@@ -172,7 +175,50 @@ class VLLMConfig(Config):
         return args
 
 
-EngineConfig = Annotated[ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig, pydantic.Field(discriminator="kind")]
+class TransformersConfig(Config):
+    """A model in this very process by PyTorch and transformers: any checkpoint of training, where no vLLM is; on a CPU too."""
+
+    kind: Literal["transformers"] = "transformers"
+    """Which engine this is."""
+    model: str = pydantic.Field(min_length=1)
+    """Folder in Hugging Face layout, or an id of the hub. Weights are read as safetensors, and code of a model repository never runs."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; a commit makes runs repeatable."""
+    adapters: tuple[str, ...] = ()
+    """Folders of LoRA adapters (peft), merged into the weights one after the other, each trained on what the ones before it gave."""
+    chat_template: str | None = None
+    """As tokens.chat_template of training. null: the tokenizer's own; chatml or plain are built in; else a file with a Jinja template."""
+    template_fields: dict[str, str | bool | int] = {}
+    """As tokens.template_fields of training: further variables of the template, such as {enable_thinking: false}."""
+    add_bos: bool = False
+    """As tokens.add_bos of training: the tokenizer's first token before prompts that do not begin with it."""
+    end_token: str | None = None
+    """As tokens.end_token of training. null: what closes an assistant's turn. The model's own end tokens end an answer in any case."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type of weights and activations. auto: on a GPU as the model was saved; on a CPU float32, whose rounding tips no close choice when
+    other prompts share the batch."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU that the actor was given, else the CPU."""
+    max_batch: int = pydantic.Field(default=16, ge=1)
+    """Answers generated side by side."""
+    max_batch_tokens: int = pydantic.Field(default=32768, ge=1)
+    """Most tokens of a batch, each row as long as the longest prompt and the longest answer asked for: what bounds the KV cache.
+    A single request above it goes alone."""
+    threads: int | None = pydantic.Field(default=None, ge=1)
+    """CPU threads; null: as many as PyTorch takes by itself."""
+    price: Price | None = None
+    """What to account per token; null: nothing."""
+
+    @pydantic.field_validator("template_fields")
+    @classmethod
+    def _leaves_the_chat_alone(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        if reserved := sorted(RESERVED & fields.keys()):
+            raise ValueError(f'template_fields cannot set "{reserved[0]}"')
+        return fields
+
+
+AnyEngineConfig = ScriptedConfig | LlamaConfig | VLLMConfig | TransformersConfig | OpenAIConfig
+EngineConfig = Annotated[AnyEngineConfig, pydantic.Field(discriminator="kind")]
 
 
 def is_loopback(url: str) -> bool:
@@ -198,7 +244,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def price_of(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig) -> Price:
+def price_of(config: AnyEngineConfig) -> Price:
     """What the engine's tokens cost; own and embedded engines cost nothing unless their config says otherwise.
 
     Raises:
@@ -208,7 +254,7 @@ def price_of(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig) -
         return FREE
     if config.price is not None:
         return config.price
-    if isinstance(config, LlamaConfig | VLLMConfig) or is_own_network(config.base_url):
+    if isinstance(config, LlamaConfig | VLLMConfig | TransformersConfig) or is_own_network(config.base_url):
         return FREE
     date, prices = price_table()
     price = prices.get(config.model) or prices.get(re.sub(r"-\d{4}-\d\d-\d\d$", "", config.model))
@@ -220,7 +266,7 @@ def price_of(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig) -
     return price
 
 
-def model_name(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig) -> str:
+def model_name(config: AnyEngineConfig) -> str:
     """The model's name, for people."""
     if isinstance(config, OpenAIConfig):
         return config.model
@@ -228,13 +274,29 @@ def model_name(config: ScriptedConfig | LlamaConfig | VLLMConfig | OpenAIConfig)
         return PurePath(config.model_path).stem if config.model_path else "SmolLM2-135M-Instruct"
     if isinstance(config, VLLMConfig):
         return PurePath(config.model).name if config.model.startswith(("/", ".", "~")) else config.model
+    if isinstance(config, TransformersConfig):
+        return "+".join([_shown(config.model), *map(_shown, config.adapters)])
     return "scripted (no model)"
+
+
+def _shown(model: str) -> str:
+    """A hub id as it is; of a folder its name, and its parent's where it is a checkpoint's "model"."""
+    if not is_folder_name(model):
+        return model
+    path = PurePath(model)
+    return f"{path.parent.name}/model" if path.name == "model" and path.parent.name else path.name
+
+
+def is_folder_name(model: str) -> bool:
+    """True for what can only be meant as a path, not as an id of the hub."""
+    return model.startswith(("/", ".", "~")) or model.count("/") > 1
 
 
 _TRANSPORT = (
     "base_url", "api_key_env", "price", "max_in_flight", "timeout_s", "connect_timeout_s", "max_attempts", "down_after_s",
     "threads", "slots", "latency_s", "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend",
     "gpu_memory_utilization", "kv_cache_gib", "max_num_seqs", "enforce_eager", "enable_prefix_caching", "health_every_s", "max_restarts",
+    "device", "max_batch", "max_batch_tokens",
 )
 
 

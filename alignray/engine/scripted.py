@@ -27,6 +27,11 @@ REFERENCE_MARKER, EDIT_MARKER, END_MARKER = "\n[Reference answer]\n", "\n[Answer
 """A last message with these gets the marked answer back with the reference's last line, and its words where both have but one line;
 a verdict that is asked for is given where both end with the same line."""
 VERDICT = "[[GOOD]]"
+SCORES_MARKER = "Score of the Assistant 1: <score>"
+"""A last message with this gets two scores from 1 to 10; that of an answer between the marks below is the same wherever it stands."""
+ANSWER_START, ANSWER_END = "[The Start of Assistant {}'s Answer]\n", "\n[The End of Assistant {}'s Answer]"
+GIVEN_MARKER, CREATED_MARKER = "#Given Instruction#:\n", "#Created Instruction#:"
+"""A last message that ends with the second gets a new request, from words of what stands behind the first."""
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I cannot assist with that request.",
@@ -79,6 +84,8 @@ class ScriptedEngine:
             raise CallRefused("scripted", "the scripted engine refuses this call, as its fail_rate asks")
         cap = request.max_new_tokens or 1024
         text, is_cut = _answer(request.messages, digest, cap, config.refusal_rate, config.length_rate)
+        if config.garble_rate and SCORES_MARKER in request.messages[-1].content and _unit(digest, 60) < config.garble_rate:
+            text = "Both have their points, and a number would not do them justice."
         if request.json_schema and not is_cut and text not in REFUSALS:
             text = _following(orjson.loads(request.json_schema), digest)
         return Completion(
@@ -129,8 +136,14 @@ def _answer(
     declines = refusal_rate and _unit(digest, 52) < refusal_rate
     if declines:
         text = REFUSALS[digest[1] % len(REFUSALS)]
+    elif EDIT_MARKER in prompt and END_MARKER in prompt:
+        text = _edited(prompt, digest)
+    elif SCORES_MARKER in prompt:
+        text = _scored(messages)
+    elif GIVEN_MARKER in prompt and prompt.rstrip().endswith(CREATED_MARKER):
+        text = _created(prompt, digest)
     else:
-        text = _edited(prompt, digest) if EDIT_MARKER in prompt and END_MARKER in prompt else _prose(prompt, digest)
+        text = _prose(prompt, digest)
     if length_rate and _unit(digest, 56) < length_rate:
         return text[: len(text) * 2 // 3].rstrip(), True
     # 4 characters per token stay under the cap by the estimate's 4.3 as long as the text is ASCII
@@ -192,6 +205,26 @@ def _edited(prompt: str, digest: bytes) -> str:
     pieces = [theirs[j1:j2] if tag == "replace" else ours[i1:i2] for tag, i1, i2, j1, j2 in codes]
     edited = "".join(word for piece in pieces for word in piece)
     return edited if edited != answer else reference
+
+
+def _scored(messages: Sequence[Message]) -> str:
+    """Scores that answers carry with them; the answers stand in the last message that shows two."""
+    shown = next((message.content for message in reversed(messages) if ANSWER_START.format(1) in message.content), "")
+    scores = []
+    for place in (1, 2):
+        answer = shown.partition(ANSWER_START.format(place))[2].partition(ANSWER_END.format(place))[0].strip()
+        scores.append(1 + hashlib.blake2b(answer.encode("utf-8", "surrogatepass")).digest()[0] % 10)
+    lines = (f"Score of the Assistant {place}: {score}" for place, score in enumerate(scores, start=1))
+    return "\n".join(("Evaluation evidence: one says more than the other.", *lines))
+
+
+def _created(prompt: str, digest: bytes) -> str:
+    """An opener, some words of the given request, and some of no matter what."""
+    given = prompt.rpartition(GIVEN_MARKER)[2].partition(CREATED_MARKER)[0].split() or FALLBACK_WORDS
+    choice = random.Random(digest)
+    first = choice.randrange(len(given))
+    words = given[first : first + choice.randint(2, 5)] + choice.sample(FALLBACK_WORDS, choice.randint(3, 7))
+    return f"{choice.choice(OPENERS)} {' '.join(words)}"
 
 
 def _prose(prompt: str, digest: bytes) -> str:

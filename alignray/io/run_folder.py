@@ -109,6 +109,10 @@ class RunFolder:
         """Write a JSON file in one step."""
         self.storage.write(name, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
 
+    def read_json(self, name: str) -> Any:
+        """The value of a JSON file; None where there is no such file."""
+        return orjson.loads(self.storage.read(name)) if self.storage.exists(name) else None
+
     def metric(self, values: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl (metrics-*.jsonl segments on an object store)."""
         line = orjson.dumps({"t": round(time.time(), 3), **values}, option=orjson.OPT_APPEND_NEWLINE)

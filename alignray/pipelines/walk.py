@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,13 @@ def pending_of(root: str, stage: str, index: Index, positions: Sequence[int]) ->
 
 def walk(
     index: Index, positions: Sequence[int], steps: Sequence[PromptStep[Any, Any]], config: AskConfig, record: type, *,
-    root: str, source: str, into: str, title: str, ledger: Any, watch: Watch,
+    root: str, source: str | Mapping[str, str], into: str, title: str, ledger: Any, watch: Watch,
 ) -> None:
     """Rows through all steps, kept and rejected ones committed.
 
     Args:
         positions: in the index of stage ``source``, whose rows are ``record``; outcomes go into stage ``into``.
+        source: the stage, or the stage of each part of an index over several.
         steps: none where the rows are finished as they are and only change their stage.
         title: what the display calls it.
     """
@@ -39,7 +40,10 @@ def walk(
         steps = [PromptStep(name=f"{into}/unasked", role="nobody", takes=record, build=_nothing, parse=_same)]
         config = config.model_copy(update={"engines": {"none": ScriptedConfig()}, "roles": {"nobody": RoleConfig(engine="none")}})
     expect_rows(ledger, [index.ids[position] for position in positions])
-    refs = [RowRef(source, part, tuple(rows)) for part, rows in sorted(index.by_part(positions).items())]
+    refs = [
+        RowRef(source if isinstance(source, str) else source[part], part, tuple(rows))
+        for part, rows in sorted(index.by_part(positions).items())
+    ]
     drafts = rows_at(refs, over(record, _same, record), root=root, block_rows=config.runtime.block_rows)
     outcomes = ask(drafts, steps, config, root=root, ledger=ledger)
     with watch.stage(title, len(positions), partial(snapshot_of, ledger)) as advance:

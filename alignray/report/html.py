@@ -10,6 +10,7 @@ from alignray.report.bridge_page import bridge_page
 from alignray.report.construct_page import construct_page
 from alignray.report.dedup_page import dedup_page
 from alignray.report.eval_page import eval_page
+from alignray.report.lion_page import lion_page
 from alignray.report.page import environment
 from alignray.report.run_folder import RunFolder, read_run, write_whole
 from alignray.report.train_page import train_page
@@ -23,6 +24,7 @@ PAGES: dict[str, tuple[str, Callable[[RunFolder], dict[str, Any]]]] = {
     "evaluate": ("evaluation.html", eval_page),
     "followbench": ("evaluation.html", eval_page),
     "construct": ("construct.html", construct_page),
+    "lion": ("lion.html", lion_page),
 }
 """Template and contents by method."""
 

@@ -10,7 +10,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from alignray.engine import EngineConfig, VLLMConfig
+from alignray.engine import EngineConfig, TransformersConfig, VLLMConfig
 from alignray.errors import ConfigError
 from alignray.runtime.session import RuntimeConfig
 
@@ -20,19 +20,20 @@ _groups: list[PlacementGroup] = []
 def actor_resources(runtime: RuntimeConfig, engines: Sequence[EngineConfig]) -> dict[str, Any]:
     """Keywords of ``map_batches`` for actors that hold these engines.
 
-    Where ``runtime`` says nothing, an actor with vLLM gets as many GPUs as its largest engine has devices, and on a
-    cluster without GPUs as many CPUs. An engine whose devices are spread over nodes gets a placement group with a bundle
-    for each device; its actor starts in the first one.
+    Where ``runtime`` says nothing, an actor with a model in its process (vLLM, transformers) gets as many GPUs as its largest
+    engine has devices, and on a cluster without GPUs as many CPUs. A vLLM whose devices are spread over nodes gets a placement
+    group with a bundle for each device; its actor starts in the first one.
 
     Raises:
         ConfigError: engines that do not fit on one actor's GPUs together.
     """
     release_groups()
     in_process = [engine for engine in engines if isinstance(engine, VLLMConfig)]
+    loaded = [engine for engine in engines if isinstance(engine, TransformersConfig)]
     given = runtime.model_fields_set
     cpus, gpus = runtime.cpus_per_actor, runtime.gpus_per_actor
-    if in_process:
-        num_devices = max(engine.num_devices for engine in in_process)
+    if in_process or loaded:
+        num_devices = max((engine.num_devices for engine in in_process), default=1)
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
         if has_gpus:
             _check_shares(in_process)
@@ -40,9 +41,10 @@ def actor_resources(runtime: RuntimeConfig, engines: Sequence[EngineConfig]) -> 
             bundle = {"CPU": 1.0, "GPU": 1.0} if has_gpus else {"CPU": 1.0}
             # the bundles hold the devices; the actor itself takes none, so that a worker fits into each
             return {"num_cpus": 0, "ray_remote_args_fn": partial(_in_group, [bundle] * num_devices)}
-        if has_gpus and "gpus_per_actor" not in given:
+        takes_gpus = has_gpus and bool(in_process or any(engine.device != "cpu" for engine in loaded))
+        if takes_gpus and "gpus_per_actor" not in given:
             gpus = float(num_devices)
-        if not has_gpus and "cpus_per_actor" not in given:
+        if not takes_gpus and "cpus_per_actor" not in given:
             cpus = float(num_devices)
     return {"num_cpus": cpus, "num_gpus": gpus or None}
 

@@ -254,7 +254,7 @@ def over(before: type, function: Callable[[Any], Any], after: type) -> Callable[
 
 def write_stage(
     root: str, stage: str, into: str, function: Callable[[Any, Any], Any], before: type, after: type, *, folder: str,
-    rows: dict[str, list[int]], facts: dict[str, list[Any]],
+    rows: dict[str, list[int]], facts: dict[str, list[Any]], clear: bool = True,
 ) -> None:
     """Rows of a stage into finished rows and rejects, part by part, replacing what an earlier session wrote.
 
@@ -262,9 +262,10 @@ def write_stage(
         function: a ``before`` record and its fact to an ``after`` record or a Rejected.
         rows: which rows of which parts.
         facts: a JSON value for each of those rows.
+        clear: False adds to what is there, where rows of several stages become those of one.
     """
     log = CommitLog(Storage(root))
-    for commit in log.read(into):
+    for commit in log.read(into) if clear else ():
         log.remove(commit)
 
     def write(part: str, table: pa.Table, known: list[Any]) -> pa.Table:
@@ -275,7 +276,7 @@ def write_stage(
         counts = Counter({"kept": len(kept), "rejected": len(rejected)})
         counts.update(f"rejected/{reject.step}/{reject.reason}" for reject in rejected)
         tables = {"rows": (folder, table_of(after, kept)), "rejects": ("rejects", table_of(Rejected, rejected))}
-        CommitLog(Storage(root)).write(into, part, tables, counts)
+        CommitLog(Storage(root)).write(into, part if clear else f"{stage}-{part}", tables, counts)
         return pa.table({"counts": [_reasons(counts)]})
 
     meter = Meter(root)

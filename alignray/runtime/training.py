@@ -31,9 +31,10 @@ from alignray.runtime.metrics import Meter
 from alignray.runtime.reference_store import Forward
 from alignray.runtime.tokens import TOKENS
 from alignray.train.checkpoint import MODEL
-from alignray.train.config import TrainConfig
+from alignray.train.config import ModelConfig, TrainConfig
 from alignray.train.data import ExampleRows, PairRows, PairTokens, split_of
 from alignray.train.loop import train_loop
+from alignray.train.model import merge_adapters
 from alignray.train.reference import ReferenceScorer
 from alignray.train.strategies.base import find_ranks
 
@@ -91,6 +92,19 @@ def reference_forward(config: TrainConfig) -> Forward:
         return scorer.score([_pair(row) for row in rows])
 
     return forward
+
+
+def merge_on_worker(config: ModelConfig, adapters: Path, into: Path, workers: WorkersConfig) -> None:
+    """``merge_adapters`` on a node of the cluster, with the CPUs of a rank.
+
+    Args:
+        adapters, into: folders that the workers see under the same path.
+    """
+    task = ray.remote(num_cpus=workers.cpus_per_worker, max_retries=workers.max_failures)(merge_adapters)
+    try:
+        ray.get(task.options(name="merge adapters").remote(config, adapters, into))
+    except ray.exceptions.RayTaskError as err:
+        raise (err.cause if isinstance(err.cause, AlignrayError) else TrainingError(f"{adapters}: cannot be merged: {err.cause}")) from err
 
 
 def _pair(row: dict[str, Any]) -> PairTokens:

@@ -2,12 +2,13 @@
 
 from alignray.schema.chat import ChatRequest, Completion, Conversation, Message, Rejected
 from alignray.schema.evals import ConstructedItem, EvalDraft, Figure, Reply, Score, ScoredItem
+from alignray.schema.lion import Candidate, LionDraft, LionRow, Review
 from alignray.schema.preferences import BridgedPair, BridgeDraft, PreferencePair, SftExample
 from alignray.schema.rows import arrow_schema, from_row, records_of, table_of, to_row
 from alignray.schema.webr import InstructionRow, WebDocument, WebRDraft
 
 __all__ = [
-    "BridgeDraft", "BridgedPair", "ChatRequest", "Completion", "ConstructedItem", "Conversation", "EvalDraft", "Figure", "InstructionRow",
-    "Message", "PreferencePair", "Rejected", "Reply", "Score", "ScoredItem", "SftExample",
-    "WebDocument", "WebRDraft", "arrow_schema", "from_row", "records_of", "table_of", "to_row",
+    "BridgeDraft", "BridgedPair", "Candidate", "ChatRequest", "Completion", "ConstructedItem", "Conversation", "EvalDraft", "Figure",
+    "InstructionRow", "LionDraft", "LionRow", "Message", "PreferencePair", "Rejected", "Reply", "Review", "Score", "ScoredItem",
+    "SftExample", "WebDocument", "WebRDraft", "arrow_schema", "from_row", "records_of", "table_of", "to_row",
 ]

@@ -1,11 +1,13 @@
 """Frozen dataclasses to Arrow rows and back.
 
-A record's fields may be str, int, float, bool, another record, or a tuple of strings or records.
+A record's fields may be str, int, float, bool (each also as one of some literals, or None), another record, or a tuple of strings
+or records.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -22,7 +24,17 @@ _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.boo
 @cache
 def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
     hints = typing.get_type_hints(cls)
-    return tuple((field.name, hints[field.name]) for field in dataclasses.fields(cls))
+    return tuple((field.name, _stored(hints[field.name])) for field in dataclasses.fields(cls))
+
+
+def _stored(hint: Any) -> Any:
+    """The scalar that ``scalar | None`` or literals are stored as; another hint as it is."""
+    if typing.get_origin(hint) is typing.Literal:
+        return type(typing.get_args(hint)[0])
+    given = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and len(given) == 2 and types.NoneType in given:
+        return next(inner for inner in given if inner is not types.NoneType)
+    return hint
 
 
 def _is_record(hint: Any) -> bool:

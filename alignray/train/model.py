@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,29 @@ def _with_adapters(model: Any, config: LoRAConfig, seed: int) -> Any:
         return get_peft_model(model, adapters)
     except ValueError as err:
         raise ConfigError(f"model.lora.targets={config.targets!r}: {_first_line(err)}") from err
+
+
+def merge_adapters(config: ModelConfig, adapters: Path, into: Path) -> None:
+    """Write the model with a LoRA run's adapters in its weights, and its tokenizer; complete, or not there at all.
+
+    Args:
+        config: the model that the adapters were trained on; its dtype is that of the weights written.
+        into: a folder in Hugging Face layout, replaced if an earlier attempt left it half done.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+    """
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    base = load_model(config.model_copy(update={"lora": None}), dtype=getattr(torch, config.dtype), attention="sdpa")
+    merged = PeftModel.from_pretrained(base, str(adapters)).merge_and_unload()
+    aside = into.with_name(f".{into.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    merged.save_pretrained(aside)
+    AutoTokenizer.from_pretrained(adapters).save_pretrained(aside)
+    shutil.rmtree(into, ignore_errors=True)
+    aside.rename(into)
 
 
 def why_not_shared(scorer: TokenScorer, forward: Callable[[Packed], Tensor], device: torch.device) -> str | None:

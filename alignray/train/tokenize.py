@@ -16,10 +16,10 @@ import numpy as np
 import orjson
 import pydantic
 
+from alignray.chat_templates import RESERVED, ChatTemplate, TemplateRefused
 from alignray.config import Config
 from alignray.errors import ConfigError
 from alignray.schema import Message, PreferencePair, Rejected, SftExample
-from alignray.train.templates import ChatTemplate, TemplateRefused
 
 STEP = "tokens"
 REASONS = {
@@ -78,7 +78,7 @@ class TokenizeConfig(Config):
     def _room_for_a_response(self) -> TokenizeConfig:
         if self.max_prompt_length >= self.max_length:
             raise ValueError(f"max_prompt_length = {self.max_prompt_length} leaves no token of max_length = {self.max_length}; lower it")
-        if reserved := sorted({"messages", "tools", "add_generation_prompt", "chat_template", "tokenize"} & self.template_fields.keys()):
+        if reserved := sorted(RESERVED & self.template_fields.keys()):
             raise ValueError(f'template_fields cannot set "{reserved[0]}"')
         return self
 
@@ -147,36 +147,13 @@ class ChatTokenizer:
         """
         self._tokenizer, self._config = tokenizer, config
         tokenizer.model_max_length = int(1e30)  # truncation is ours, and so are its warnings
-        specials = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        specials = sorted({*specials, *tokenizer.all_special_tokens}, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, specials)) or "(?!)")
         self.template = ChatTemplate(tokenizer, config.chat_template, config.template_fields)
-        self.end_token, self.end_id = self._find_end()
+        self._special = self.template.special
+        self.end_token, self.end_id = self.template.find_end(config.end_token)
         ends = "|".join(re.escape(token) for token in {self.end_token, tokenizer.eos_token} if token)
         self._closing = re.compile(rf"(?:(?:{ends})\s*)+\Z")
         self._bos_id: int | None = tokenizer.bos_token_id
-        if config.add_bos and self._bos_id is None:
-            raise ConfigError("tokens.add_bos: this tokenizer has no BOS token; leave it out")
-
-    def _find_end(self) -> tuple[str, int]:
-        tokenizer, wanted = self._tokenizer, self._config.end_token
-        if wanted is not None:
-            added = tokenizer.get_added_vocab()
-            if wanted not in added:
-                raise ConfigError(f"tokens.end_token = {wanted!r} is no special token of this tokenizer; it has {', '.join(added)[:300]}")
-            return wanted, int(added[wanted])
-        try:
-            shown = self.template.render([Message("user", "question"), Message("assistant", "probe")], is_prompt=False)
-        except TemplateRefused as err:
-            raise ConfigError(f"chat template {self.template.name}: cannot render an answer ({err}); set tokens.chat_template") from err
-        found = self._special.search(shown.rpartition("probe")[2])
-        token = found[0] if found else tokenizer.eos_token
-        if token is None:
-            raise ConfigError(
-                "the tokenizer has no end-of-sequence token and its chat template closes no turn with a special token; "
-                "name the token that ends an answer in tokens.end_token"
-            )
-        return token, int(tokenizer.convert_tokens_to_ids(token))
+        self._prompt_ids("")  # so that a BOS token that is asked for and not there is told now
 
     def facts(self) -> dict[str, str]:
         """What is used: template, end token, BOS, padding."""
@@ -371,10 +348,7 @@ class ChatTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _prompt_ids(self, prompt: str) -> list[int]:
-        ids = self._encode(prompt)
-        if self._config.add_bos and self._bos_id is not None and ids[:1] != [self._bos_id]:
-            ids = [self._bos_id, *ids]
-        return ids
+        return self.template.prompt_ids(prompt, add_bos=self._config.add_bos)
 
     def _continue(self, before: str, text: str, flags: set[str]) -> list[int]:
         """Ids of ``text`` behind ``before``: those of both together where ``before`` keeps its own, else those it has for itself."""

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from alignray.engine import OpenAIConfig, ScriptedConfig, VLLMConfig
+from alignray.engine import OpenAIConfig, ScriptedConfig, TransformersConfig, VLLMConfig
 from alignray.runtime.devices import actor_resources
 from alignray.runtime.session import RuntimeConfig
 from tests.ray.conftest import ROOT
@@ -18,7 +18,7 @@ ON_GPUS = """
 import json, sys
 import ray
 from ray.data import ActorPoolStrategy
-from alignray.engine import EngineConfig, VLLMConfig
+from alignray.engine import EngineConfig, TransformersConfig, VLLMConfig
 from alignray.errors import ConfigError
 from alignray.runtime.devices import actor_resources
 from alignray.runtime.session import RuntimeConfig, quiet_data_context
@@ -37,12 +37,14 @@ ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_t
 quiet_data_context()
 seen = [look(config) for config in sys.argv[1:]]  # one after the other: each finds the GPUs that the last one had
 given = actor_resources(RuntimeConfig(gpus_per_actor=0.5), [VLLMConfig(model="m")])
+loaded, on_cpu = TransformersConfig(model="m"), TransformersConfig(model="m", device="cpu")
+checkpoints = [actor_resources(RuntimeConfig(), engines) for engines in ([loaded], [on_cpu], [on_cpu, loaded, VLLMConfig(model="m")])]
 try:
     actor_resources(RuntimeConfig(), [VLLMConfig(model="m"), VLLMConfig(model="n")])
     refused = ""
 except ConfigError as err:
     refused = str(err)
-print("SEEN", json.dumps({"seen": seen, "given": given, "refused": refused}))
+print("SEEN", json.dumps({"seen": seen, "given": given, "refused": refused, "checkpoints": checkpoints}))
 """
 
 
@@ -55,6 +57,7 @@ def test_engines_elsewhere_take_what_the_config_says(local_ray: None) -> None:
 def test_a_model_in_the_actor_takes_a_cpu_per_device_where_there_are_no_gpus(local_ray: None) -> None:
     assert actor_resources(RuntimeConfig(), [TWO, ScriptedConfig()]) == {"num_cpus": 2.0, "num_gpus": None}
     assert actor_resources(RuntimeConfig(cpus_per_actor=0.1), [TWO]) == {"num_cpus": 0.1, "num_gpus": None}
+    assert actor_resources(RuntimeConfig(), [TransformersConfig(model="org/model")]) == {"num_cpus": 1.0, "num_gpus": None}
 
 
 def test_a_model_in_the_actor_takes_a_gpu_per_device_and_over_nodes_a_placement_group() -> None:
@@ -66,6 +69,8 @@ def test_a_model_in_the_actor_takes_a_gpu_per_device_and_over_nodes_a_placement_
     owns, spread = {"gpus": 2, "bundles": None}, {"gpus": 0, "bundles": [{"CPU": 1.0, "GPU": 1.0}] * 2}
     assert result["seen"] == [owns, spread, spread]
     assert result["given"] == {"num_cpus": 0.5, "num_gpus": 0.5}
+    gpu, cpu = {"num_cpus": 0.5, "num_gpus": 1.0}, {"num_cpus": 1.0, "num_gpus": None}
+    assert result["checkpoints"] == [gpu, cpu, gpu]
     assert "gpu_memory_utilization 0.9 + 0.9 is above 1; lower it" in result["refused"]
 
 

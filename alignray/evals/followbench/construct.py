@@ -19,6 +19,7 @@ import orjson
 import pydantic
 
 from alignray.config import Config
+from alignray.dedup.rouge import common_words, first_like, words_of
 from alignray.errors import RecordError
 from alignray.evals.benchmark import reply_of, with_reply
 from alignray.evals.followbench.config import CATEGORIES
@@ -26,7 +27,6 @@ from alignray.evals.followbench.construct_examples import UnfitExample, example_
 from alignray.evals.followbench.items import LEVELS
 from alignray.evals.followbench.rules import rule_of
 from alignray.evals.reading import raw_of
-from alignray.evals.rouge import common_words, first_like, words_of
 from alignray.prompts import PromptTemplate, load_prompt
 from alignray.schema import ChatRequest, Completion, ConstructedItem, EvalDraft, Message, Rejected, Reply
 from alignray.seeding import rng_for, row_id_of

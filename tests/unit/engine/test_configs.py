@@ -31,7 +31,7 @@ def test_the_kind_chooses_the_config(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_is_told_which_kinds_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run.yaml:1: .*'sglang'.*'scripted', 'llama', 'vllm', 'openai'"):
+    with pytest.raises(ConfigError, match=r"run.yaml:1: .*'sglang'.*'scripted', 'llama', 'vllm', 'transformers', 'openai'"):
         load(tmp_path, "engine: {kind: sglang, model: x}")
 
 
@@ -79,7 +79,7 @@ def test_own_addresses_are_told_from_public_ones() -> None:
 def test_importing_the_engines_loads_no_backend() -> None:
     code = (
         "import sys, alignray.engine;"
-        "print(sorted({'aiohttp', 'xllamacpp', 'vllm', 'torch', 'ray'} & set(sys.modules)))"
+        "print(sorted({'aiohttp', 'xllamacpp', 'vllm', 'torch', 'transformers', 'ray'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"

@@ -1,0 +1,235 @@
+"""Lion, told once: seeds -> [teacher -> imitation -> student -> referee -> generator] per round -> a last imitation (thesis chapter 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from alignray.io.commits import CommitLog
+from alignray.io.run_folder import RunFolder, now
+from alignray.methods.lion.discriminate import gap_of, is_hard
+from alignray.methods.lion.steps import generator_steps, judge_steps, teacher_steps
+from alignray.pipelines.evaluate import evaluate
+from alignray.pipelines.evaluate_config import CandidateConfig, EvaluateJobConfig
+from alignray.pipelines.inspect_run import rewrite_report
+from alignray.pipelines.lion_account import BENCHMARKS, RESULT, funnel_of, round_state, samples_of, stages_of
+from alignray.pipelines.lion_config import STUDENT, LionJobConfig, identity_of
+from alignray.pipelines.lion_plan import plan_lion
+from alignray.pipelines.lion_stages import (
+    JUDGED,
+    TAUGHT,
+    Run,
+    engines_of,
+    generate,
+    hard_and_easy,
+    imitate,
+    judge,
+    pool_of,
+    read_seeds,
+    stage,
+    teach,
+)
+from alignray.pipelines.open_run import open_run
+from alignray.pipelines.webr_account import reject_reasons, usage_of
+from alignray.prompts import load_prompt, prompt_names
+from alignray.runtime.ask import check_roles
+from alignray.runtime.ledger import snapshot_of, start_ledger
+from alignray.runtime.stages import write_stage
+from alignray.schema import LionDraft, LionRow, Message
+from alignray.seeding import row_id_of
+
+ROWS = "rows"
+
+
+@dataclass
+class Outcome:
+    """How a run ended, for the command line and for ``--json``."""
+
+    status: str
+    """done, empty, stopped_at_budget or failed."""
+    rows: int
+    """Instructions of the Cache Pool with the teacher's answer."""
+    rejected: dict[str, int]
+    rounds: list[dict[str, Any]]
+    """Pools, shares, scores and costs of each round, as in lion.json."""
+    model: str
+    """Folder of the last student; empty where none is trained."""
+    notes: list[str]
+    usage: dict[str, Any]
+    report: str
+    run_dir: str
+    message: str = ""
+    funnel: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Progress:
+    """How far the loop has come."""
+
+    rounds: list[dict[str, Any]]
+    model: str | None
+    note: str = ""
+    """Why it ended early by its own rule."""
+
+
+def distill(config: LionJobConfig, *, new_run: bool = False, console: Console | None = None) -> Outcome:
+    """Seeds in, a student and its growing instruction set out. Run again on the same folder, it goes on where it stopped.
+
+    Raises:
+        ConfigError, RecordError, ResumeError: before anything is spent.
+        EngineDown: the run stopped because an engine cannot be used; run again to go on.
+        TrainingError: a round's training failed for good.
+    """
+    console = console or Console(stderr=True)
+    check(config)
+    identity = _identity(config)
+    with open_run("lion", config, identity, title="Lion", new_run=new_run, console=console) as (folder, manifest, watch):
+        ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
+        run = Run(config, folder, watch, ledger, console)
+        read_seeds(run)
+        manifest["plan"] = dataclasses.asdict(plan_lion(config))
+        progress = loop(run)
+        num_rows = write_rows(run, len(progress.rounds))
+        snapshot = snapshot_of(ledger)
+    return _finish(run, manifest, progress, num_rows, snapshot)
+
+
+def check(config: LionJobConfig) -> None:
+    """Every role is bound before anything starts.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for make in (teacher_steps, judge_steps, generator_steps):
+        check_roles(make(config.lion, config.prompts.dir), config.engines_with(None), config.roles_of_round())
+
+
+def _identity(config: LionJobConfig) -> dict[str, Any]:
+    prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.startswith("lion/")}
+    return {"config": identity_of(config), "prompts": prompts, "inputs": {uri: row_id_of(uri) for uri in config.input.files()}}
+
+
+def loop(run: Run) -> Progress:
+    """Rounds one after the other, as far as engines, budget and stop rule let them; what was done before is found done."""
+    progress = Progress([], None)
+    for number in range(1, run.config.rounds + 2):
+        is_last = number == run.config.rounds + 1
+        finished = _round(run, number, progress, is_last=is_last)
+        progress.rounds.append(round_state(run, number))
+        progress.note = "" if is_last or not finished else _stop_rule(run, progress.rounds)
+        if not finished or progress.note or (not is_last and not generate(run, number)):
+            break
+        progress.rounds[-1] = round_state(run, number)
+    return progress
+
+
+def _round(run: Run, number: int, progress: Progress, *, is_last: bool) -> bool:
+    """Teacher, imitation, benchmarks and judgement of a round; False where asking had to stop."""
+    if not teach(run, number) or run.stopped():
+        return False
+    progress.model = imitate(run, number, progress.model)
+    measure(run, number, progress.model)
+    return is_last or (judge(run, number, progress.model) and not run.stopped())
+
+
+def measure(run: Run, number: int, checkpoint: str | None) -> None:
+    """The round's student on the configured benchmarks, as a run of its own inside this one."""
+    config = run.config
+    if not config.benchmarks.benchmarks:
+        return
+    sampling = {name: getattr(config.benchmarks.sampling, name) for name in ("temperature", "top_p", "max_new_tokens", "stop")}
+    evaluate(EvaluateJobConfig(
+        run_dir=str(Path(run.root) / BENCHMARKS / stage("round", number)), seed=config.seed, benchmarks=config.benchmarks.benchmarks,
+        candidates={STUDENT: CandidateConfig(engine=STUDENT, **sampling)}, engines=engines_of(config, checkpoint),
+        roles={name: role for name, role in config.roles.items() if name in ("judge", "default")}, prompts=config.prompts,
+        budget=config.benchmarks.budget, runtime=config.runtime,
+    ), console=run.console)
+
+
+def _stop_rule(run: Run, rounds: list[dict[str, Any]]) -> str:
+    """Why the loop ends here by its own rule, or nothing."""
+    stop, now_, before = run.config.stop, rounds[-1], rounds[-2] if len(rounds) > 1 else None
+    if now_["judged"] == 0:
+        return "no instruction of the Cache Pool has a readable review"
+    if now_["hard_share"] < stop.hard_share:
+        return f"{now_['hard_share']:.1%} of the Cache Pool is hard for the student, below stop.hard_share = {stop.hard_share:g}"
+    if stop.min_gain is not None and before is not None and now_["relative_quality"] is not None:
+        gain = now_["relative_quality"] - (before["relative_quality"] or 0.0)
+        if gain < stop.min_gain:
+            return f"relative quality rose by {gain:.2f} points in round {now_['round']}, below stop.min_gain = {stop.min_gain:g}"
+    return ""
+
+
+# ---- rows
+
+
+def write_rows(run: Run, num_rounds: int) -> int:
+    """The Cache Pool as it stands, with the last judgement of each instruction; and how many rows that is."""
+    log = CommitLog(run.folder.storage)
+    for commit in log.read(ROWS):
+        log.remove(commit)
+    seen: set[str] = set()
+    for number in range(num_rounds, 0, -1):
+        for name in (stage(JUDGED, number), stage(TAUGHT, number)):
+            index = pool_of(run, [name]).index
+            rows = index.by_part(place for place, row_id in enumerate(index.ids) if row_id not in seen)
+            facts = {part: [None] * len(numbers) for part, numbers in rows.items()}
+            finish = partial(_row, judged_in=number if name.startswith(JUDGED) else 0, config=run.config)
+            write_stage(run.root, name, ROWS, finish, LionDraft, LionRow, folder="parts", rows=rows, facts=facts, clear=False)
+            seen.update(index.ids)
+    return len(seen)
+
+
+def _row(draft: LionDraft, _fact: None, *, judged_in: int, config: LionJobConfig) -> LionRow:
+    gap = gap_of(draft) if judged_in else None
+    return LionRow(
+        row_id=draft.row_id, instruction=draft.instruction, response=draft.teacher,
+        messages=(Message("user", draft.instruction), Message("assistant", draft.teacher)), origin=draft.origin, round=draft.round,
+        parent_id=draft.parent_id, category=draft.category, student=draft.student, gap=None if gap is None else gap.gap,
+        is_hard=None if gap is None else is_hard(gap, config.lion), judged_in=judged_in, prompt_tokens=draft.prompt_tokens,
+        completion_tokens=draft.completion_tokens, cost_usd=draft.cost_usd,
+    )
+
+
+def _finish(run: Run, manifest: dict[str, Any], progress: Progress, num_rows: int, snapshot: Mapping[str, Any]) -> Outcome:
+    """lion.json, manifest, report and card; all from the run folder's files."""
+    folder: RunFolder = run.folder
+    status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+    usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
+    CommitLog(folder.storage).sweep(("parts", "rejects"))
+    notes = _notes(run, progress)
+    funnel = funnel_of(run, progress.rounds)
+    folder.write_json(RESULT, {"rounds": progress.rounds, "samples": samples_of(run, progress.rounds), "notes": notes})
+    message = snapshot["stop_message"] or progress.note
+    manifest.update({
+        "status": status, "finished": now(), "message": message, "funnel": funnel, "usage": usage, "notes": notes,
+        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "result": {"rows": num_rows, "rounds": len(progress.rounds), "model": progress.model or ""},
+    })
+    folder.write_manifest(manifest)
+    return Outcome(
+        status=status, rows=num_rows, rejected=dict(reject_reasons(folder, stages_of(run))), rounds=progress.rounds,
+        model=progress.model or "", notes=notes, usage=usage, report=rewrite_report(folder.root), run_dir=folder.root, message=message,
+        funnel=funnel,
+    )
+
+
+def _notes(run: Run, progress: Progress) -> list[str]:
+    """What a reader has to know of the numbers."""
+    notes = [progress.note] if progress.note else []
+    if run.config.student is None:
+        notes.append("no student is trained (student: null); the same model answers in every round")
+    for state in progress.rounds:
+        made = state["generated"]
+        if made is not None and made["hard"] + made["easy"] < run.config.lion.per_round and not run.stopped():
+            short = run.config.lion.per_round - made["hard"] - made["easy"]
+            notes.append(f"round {state['round']}: {short:,} new instructions short of per_round, after {made['drawn']:,} drawings")
+        if state["judged"] and not all(map(len, hard_and_easy(run, state["round"]))):
+            notes.append(f"round {state['round']}: all judged instructions are on one side of the threshold, so all parents are")
+    return notes

@@ -1,0 +1,496 @@
+"""Does Lion's loop work: hard instructions found and multiplied, against the same number of random new ones and of easy ones only.
+
+A world in which everything but the student is a rule. An instruction is a short text of one of 23 skills in two domains ("sort letters of
+dacb", "what is 47 plus 8"). The *teacher* works out the right answer. The *student* is a small Llama with random weights, trained by the
+project's own core. The *referee* gives 10 for a right answer and 1 to 8 by edit similarity for a wrong one, and one reply in twenty of
+it cannot be read. The *generator* does what its two prompts ask: hard, the same skill and length with new operands; easy, of the same
+domain and as difficult, but rarer: another skill of the same level that seeds have less of (the rarest: itself, of any length).
+Everything between them is the product: the steps of ``alignray.methods.lion`` walked by ``run_chain`` (each answer is read out of the
+request that the step built), ``read_scores``, ``gap_of``, ``is_hard``, ``drawings``, ``advance``. Seeds are skewed as real seed sets are:
+three quarters of them are of nine skills, most of them easy ones. The novelty filter compares whole texts: short instructions out of templates are all
+alike under ROUGE-L ("sort letters of dacb" and "sort letters of hage" have an F of 0.75).
+
+Three arms with the same seeds, first checkpoint, number of new instructions, steps and rates, three rounds and a closing imitation:
+
+    adversarial   r = 1:1, hard_rate 0.5       easy only   hard_rate 0       random   new instructions drawn as the seeds were
+
+The student goes on from its checkpoint, and the Train Pool is replaced each round, as in the thesis. Reported over seeds: exact match on
+held-out instructions (the same number of every skill, every length alike; none of them is ever trained on), mean over skills and per
+skill; and whether the hard set stands where the student is weak: rank correlation over skills of the share of hard instructions with
+the student's held-out accuracy. There is no mark; ``ratio`` is the adversarial arm's mean accuracy over the better one of the others, and
+``ok`` says that it is ahead of both in the mean over seeds and that every rank correlation is below -0.5.
+
+    python bench/lion_learns.py [--quick] [--seeds N] [--processes N] [--chart FILE.svg] [--easy-level same|any]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import platform
+import random
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pyarrow as pa
+import torch
+from rapidfuzz.distance import Levenshtein
+from scipy.stats import spearmanr
+
+from alignray.methods.lion import (
+    LionConfig, advance, drawings, first_pools, gap_of, generator_steps, is_hard, judge_steps, round_figures, teacher_steps,
+)
+from alignray.schema import Candidate, ChatRequest, Completion, LionDraft, Rejected
+from alignray.seeding import rng_for, row_id_of, unit_draw
+from alignray.steps import PromptStep, run_chain
+from alignray.train.config import TrainConfig
+from alignray.train.data import ExampleRows
+from alignray.train.loop import train_loop
+from alignray.train.strategies.base import Ranks
+
+RANKS = Ranks(0, 1, torch.device("cpu"))
+PAD, END, SAY = "<pad>", "<end>", "<say>"
+LETTERS = "abcdefghijklmnop"
+UNREADABLE_RATE = 0.05
+"""Replies of the referee without scores."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may use. Every round passes over its Train Pool as often."""
+
+    seeds: int
+    rounds: int = 3
+    seed_rows: int = 4000
+    per_round: int = 2000
+    epochs: int = 5
+    batch_size: int = 32
+    test_rows: int = 40
+    """Of each skill."""
+    hidden: int = 96
+    layers: int = 3
+    learning_rate: float = 4e-3
+    easy_level: str = "same"
+
+
+# ---- the world
+
+
+@dataclass(frozen=True)
+class Skill:
+    """A kind of task."""
+
+    domain: str
+    level: int
+    """1: picked off the text, 2: one look over it, 3: every character of the answer takes work."""
+    share: float
+    """Among seeds, before scaling."""
+    text: str
+    answer: Callable[..., str]
+
+
+def following(letters: str) -> str:
+    return "".join(LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)] for letter in letters)
+
+
+SKILLS = {
+    "copy": Skill("words", 1, 16, "write the word {}", lambda w: w),
+    "capitals": Skill("words", 1, 14, "put {} in capitals", str.upper),
+    "first": Skill("words", 1, 10, "first letter of {}", lambda w: w[0]),
+    "last": Skill("words", 1, 8, "last letter of {}", lambda w: w[-1]),
+    "second": Skill("words", 1, 2, "second letter of {}", lambda w: w[1]),
+    "hyphens": Skill("words", 1, 1, "put hyphens into {}", "-".join),
+    "count": Skill("words", 2, 5, "count letters of {}", lambda w: str(len(w))),
+    "vowels": Skill("words", 2, 2, "only vowels of {}", lambda w: "".join(c for c in w if c in "aeio") or "none"),
+    "double": Skill("words", 2, 1, "double letters of {}", lambda w: "".join(c + c for c in w)),
+    "swap": Skill("words", 3, 1, "swap ends of {}", lambda w: w[-1] + w[1:-1] + w[0]),
+    "next": Skill("words", 3, 1, "letters following {} each", following),
+    "reverse": Skill("words", 3, 1, "read {} from behind", lambda w: w[::-1]),
+    "sort": Skill("words", 3, 1, "sort letters of {}", lambda w: "".join(sorted(w))),
+    "parity": Skill("numbers", 1, 8, "is {} even or odd", lambda a: "odd" if int(a) % 2 else "even"),
+    "units": Skill("numbers", 1, 3, "last digit of {}", lambda a: a[-1]),
+    "ten times": Skill("numbers", 1, 1, "what is {} tenfold", lambda a: str(10 * int(a))),
+    "larger": Skill("numbers", 2, 14, "larger of {} and {}", lambda a, b: max(a, b, key=int)),
+    "successor": Skill("numbers", 2, 5, "what follows {} directly", lambda a: str(int(a) + 1)),
+    "smaller": Skill("numbers", 2, 1, "smaller of {} and {}", lambda a, b: min(a, b, key=int)),
+    "plus": Skill("numbers", 3, 2, "what is {} plus {}", lambda a, b: str(int(a) + int(b))),
+    "minus": Skill("numbers", 3, 1, "what is {} minus {}", lambda a, b: str(int(a) - int(b))),
+    "digit sum": Skill("numbers", 3, 1, "digit sum of {}", lambda a: str(sum(map(int, a)))),
+    "order": Skill("numbers", 3, 1, "order {} and {} and {}", lambda *n: " ".join(sorted(n, key=int))),
+}
+SIZES = {"words": (3, 4, 5, 6), "numbers": (1, 2, 3)}
+"""Letters of a word; digits of a number, one more where it stands alone: there are few numbers."""
+SIZE_SHARES = {"words": (4, 4, 2, 1), "numbers": (4, 6, 1)}
+"""Among seeds; short ones are common."""
+_FORMS = {name: re.compile(re.escape(skill.text).replace(r"\{\}", r"(\w+)")) for name, skill in SKILLS.items()}
+_WORDS = {part for skill in SKILLS.values() for part in skill.text.split() if part != "{}"} | {"none", "even", "odd"}
+VOCABULARY = [PAD, END, SAY, "-", " ", *"0123456789", *LETTERS, *LETTERS.upper(), *sorted(_WORDS)]
+ID_OF = {token: number for number, token in enumerate(VOCABULARY)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the world knows of an instruction."""
+
+    skill: str
+    operands: tuple[str, ...]
+
+    @property
+    def instruction(self) -> str:
+        return SKILLS[self.skill].text.format(*self.operands)
+
+    @property
+    def answer(self) -> str:
+        return SKILLS[self.skill].answer(*self.operands)
+
+
+def task_of(instruction: str) -> Task:
+    """Read an instruction of this world."""
+    name, found = next((name, found) for name, form in _FORMS.items() if (found := form.fullmatch(instruction)))
+    return Task(name, found.groups())
+
+
+def make_task(rng: random.Random, skill: str, length: int) -> Task:
+    """With operands of so many characters."""
+    def operand() -> str:
+        if SKILLS[skill].domain == "numbers":
+            return str(rng.randrange(10 ** (length - 1) if length > 1 else 0, 10**length))
+        while (word := "".join(rng.choices(LETTERS, k=length))) in ID_OF:
+            pass
+        return word
+
+    return Task(skill, tuple(operand() for _ in range(SKILLS[skill].text.count("{}"))))
+
+
+def length_of(skill: str, size: int) -> int:
+    return size + (SKILLS[skill].domain == "numbers" and SKILLS[skill].text.count("{}") == 1)
+
+
+def seed_task(rng: random.Random) -> Task:
+    """As seeds are drawn, and the new instructions of the random arm."""
+    skill = rng.choices(list(SKILLS), [skill.share for skill in SKILLS.values()])[0]
+    domain = SKILLS[skill].domain
+    return make_task(rng, skill, length_of(skill, rng.choices(SIZES[domain], SIZE_SHARES[domain])[0]))
+
+
+def any_size(rng: random.Random, skill: str) -> Task:
+    return make_task(rng, skill, length_of(skill, rng.choice(SIZES[SKILLS[skill].domain])))
+
+
+def written_after(parent: Task, origin: str, rng: random.Random, easy_level: str) -> Task:
+    """The generator's new instruction."""
+    if origin == "hard":
+        return make_task(rng, parent.skill, len(parent.operands[0]))
+    own = SKILLS[parent.skill]
+    rarer = [
+        name for name, skill in SKILLS.items()
+        if skill.domain == own.domain and skill.share < own.share and (skill.level == own.level or easy_level == "any")
+    ]
+    return any_size(rng, rng.choice(rarer) if rarer else parent.skill)
+
+
+def test_tasks(rng: random.Random, each: int) -> list[Task]:
+    tasks: dict[str, Task] = {}
+    for skill in SKILLS:
+        wanted = len(tasks) + each
+        while len(tasks) < wanted:
+            task = any_size(rng, skill)
+            tasks[task.instruction] = task
+    return list(tasks.values())
+
+
+def grade(answer: str, truth: str) -> int:
+    return 10 if answer == truth else 1 + int(8 * Levenshtein.normalized_similarity(answer, truth))
+
+
+class World:
+    """Plays every role, from the text of the request alone; the student's answers are worked out beforehand."""
+
+    def __init__(self, seed: int, easy_level: str) -> None:
+        self.seed, self.easy_level = seed, easy_level
+        self.said: dict[str, str] = {}
+
+    def __call__(self, step: PromptStep[Any, Any], record: LionDraft | Candidate, request: ChatRequest) -> Completion:
+        turns = [message.content for message in request.messages if message.role == "user"]
+        return Completion(getattr(self, step.role)(turns[0], record, step.name))
+
+    def teacher(self, text: str, record: LionDraft, name: str) -> str:
+        return task_of(_between(text, "### Instruction:\n", "\n\n### Response:")).answer
+
+    def student(self, text: str, record: LionDraft, name: str) -> str:
+        return self.said[text]
+
+    def referee(self, text: str, record: LionDraft, name: str) -> str:
+        if unit_draw(self.seed, record.row_id, f"{record.round}/{record.student}/{name}") < UNREADABLE_RATE:
+            return "Evaluation evidence: there is something to be said for both."
+        truth = task_of(_between(text, "[Instruction]\n", "\n\n[The Start")).answer
+        shown = [_between(text, f"[The Start of Assistant {place}'s Answer]\n", f"\n\n[The End of Assistant {place}") for place in (1, 2)]
+        scores = [f"Score of the Assistant {place}: {grade(answer, truth)}" for place, answer in enumerate(shown, 1)]
+        return "\n".join([f"Evaluation evidence: the right answer is {truth}.", *scores])
+
+    def generator(self, text: str, record: Candidate, name: str) -> str:
+        parent = task_of(_between(text, "#Given Instruction#:\n", "\n\n#Created Instruction#:"))
+        return written_after(parent, record.origin, rng_for(self.seed, record.row_id, "world"), self.easy_level).instruction
+
+
+def _between(text: str, before: str, after: str) -> str:
+    return text.split(before, 1)[1].split(after, 1)[0]
+
+
+# ---- the student
+
+
+def ids_of(text: str) -> list[int]:
+    """Words of the templates are tokens, everything else is spelled; a blank is a token between two spelled words."""
+    found: list[int] = []
+    spelled_before = False
+    for word in text.split(" "):
+        is_spelled = word not in _WORDS
+        if is_spelled and spelled_before:
+            found.append(ID_OF[" "])
+        found += [ID_OF[character] for character in word] if is_spelled else [ID_OF[word]]
+        spelled_before = is_spelled
+    return found
+
+
+def make_model(folder: Path, seed: int, budget: Budget) -> Path:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(seed)
+    LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(VOCABULARY), hidden_size=budget.hidden, intermediate_size=3 * budget.hidden, num_hidden_layers=budget.layers,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64, tie_word_embeddings=True,
+        eos_token_id=ID_OF[END], pad_token_id=ID_OF[PAD], bos_token_id=None,
+    )).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel(ID_OF, unk_token=PAD))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END, pad_token=PAD).save_pretrained(folder)
+    return folder
+
+
+class Keeper:
+    """Keeps the model of the last checkpoint, and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def report(self, line: dict[str, Any], checkpoint: Path | None) -> None:
+        if checkpoint is not None:
+            (checkpoint / "model").rename(self.folder)
+
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        yield None
+
+    def wants_checkpoint(self) -> bool:
+        return False
+
+
+def imitate(model: Path, out: Path, drafts: Sequence[LionDraft], seed: int, budget: Budget) -> Path:
+    """Supervised training on the teacher's answers."""
+    config = TrainConfig.model_validate({
+        "model": {"path": str(model), "dtype": "float32", "gradient_checkpointing": False}, "objective": {"kind": "sft"},
+        "batch_size": budget.batch_size, "epochs": budget.epochs, "optimizer": {"learning_rate": budget.learning_rate}, "seed": seed,
+        "checkpoint_every_steps": 10**9, "log_every_steps": 10**9,
+    })
+    rows = []
+    for draft in drafts:
+        prompt, answer = [*ids_of(draft.instruction), ID_OF[SAY]], [*ids_of(draft.teacher), ID_OF[END]]
+        rows.append({"row_id": draft.row_id, "input_ids": prompt + answer, "loss_mask": [0] * len(prompt) + [1] * len(answer)})
+    train_loop(config, ExampleRows(pa.Table.from_pylist(rows)), None, RANKS, Keeper(out))
+    return out
+
+
+def answers(folder: Path, instructions: Sequence[str]) -> list[str]:
+    """What a student says, greedily."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    prompts = [[*ids_of(text), ID_OF[SAY]] for text in instructions]
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for place, prompt in enumerate(prompts):
+        by_length[len(prompt)].append(place)
+    found = [""] * len(prompts)
+    for start, places in ((start, places) for places in by_length.values() for start in range(0, len(places), 512)):
+        chosen = places[start : start + 512]
+        ids = torch.tensor([prompts[place] for place in chosen])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=14, do_sample=False, pad_token_id=ID_OF[PAD])
+        for place, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
+            said = [VOCABULARY[id_] for id_ in row]
+            found[place] = "".join(said[: said.index(END)] if END in said else said)
+    return found
+
+
+def accuracy(folder: Path, test: Sequence[Task]) -> dict[str, float]:
+    """Exact match by skill."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for task, said in zip(test, answers(folder, [task.instruction for task in test]), strict=True):
+        right[task.skill].append(said == task.answer)
+    return {skill: statistics.mean(right[skill]) for skill in SKILLS}
+
+
+# ---- the loop
+
+
+ARMS = {"adversarial": 0.5, "random": None, "easy only": 0.0}
+"""hard_rate; None: the generator is not asked."""
+
+
+class Loop:
+    """One arm of one seed, from the checkpoint of its first imitation on."""
+
+    def __init__(self, seed: int, arm: str, budget: Budget) -> None:
+        self.seed, self.arm, self.budget = seed, arm, budget
+        rate = ARMS[arm]
+        self.config = LionConfig(per_round=budget.per_round, hard_rate=0.5 if rate is None else rate)
+        self.world = World(seed, budget.easy_level)
+        rng = random.Random(seed)
+        self.test = test_tasks(rng, budget.test_rows)
+        self.taken = {task.instruction for task in self.test}
+        self.drafts: dict[str, LionDraft] = {}
+        seeds = self.add(self.new_random(rng, budget.seed_rows, round_=0))
+        self.pools = first_pools(seeds)
+
+    def new_random(self, rng: random.Random, num: int, round_: int) -> list[LionDraft]:
+        found: list[LionDraft] = []
+        while len(found) < num:
+            text = seed_task(rng).instruction
+            if text not in self.taken:
+                self.taken.add(text)
+                found.append(LionDraft(row_id_of(text), text, "seed", round_, category=SKILLS[task_of(text).skill].domain))
+        return found
+
+    def add(self, new: Sequence[LionDraft]) -> list[str]:
+        """With the teacher's answers."""
+        steps = teacher_steps(self.config)
+        for draft in new:
+            self.drafts[draft.row_id] = run_chain(draft, steps, self.world)
+        return [draft.row_id for draft in new]
+
+    def train_pool(self) -> list[LionDraft]:
+        return [self.drafts[row_id] for row_id in self.pools.train]
+
+    def judge(self, model: Path) -> tuple[list[LionDraft], int]:
+        """The Cache Pool with answers and reviews, and how many could not be read."""
+        drafts = [self.drafts[row_id] for row_id in self.pools.cache]
+        texts = [draft.instruction for draft in drafts]
+        self.world.said = dict(zip(texts, answers(model, texts), strict=True))
+        steps = judge_steps(self.config)
+        outcomes = [run_chain(draft, steps, self.world) for draft in drafts]
+        kept = [outcome for outcome in outcomes if not isinstance(outcome, Rejected)]
+        return kept, len(outcomes) - len(kept)
+
+    def generate(self, hard: Sequence[LionDraft], easy: Sequence[LionDraft], round_: int) -> list[LionDraft]:
+        """``per_round`` new instructions, decided on in the order of their drawing."""
+        if ARMS[self.arm] is None:
+            return self.new_random(random.Random(f"{self.seed}/{round_}"), self.budget.per_round, round_)
+        steps, kept, start, size = generator_steps(self.config), [], 0, 500
+        while len(kept) < self.budget.per_round and start < self.budget.per_round * self.config.max_drawings:
+            for drawn in drawings(hard, easy, round=round_, start=start, num=size, config=self.config, seed=self.seed):
+                new = run_chain(drawn, steps, self.world)
+                if not isinstance(new, Rejected) and new.instruction not in self.taken and len(kept) < self.budget.per_round:
+                    self.taken.add(new.instruction)
+                    kept.append(LionDraft(new.row_id, new.instruction, new.origin, round_, new.parent_id, new.category))
+            start += size
+        return kept
+
+    def run(self, first: Path, folder: Path) -> dict[str, Any]:
+        model, curve, rounds = first, [accuracy(first, self.test)], []
+        for round_ in range(1, self.budget.rounds + 1):
+            judged, quarantined = self.judge(model)
+            figures = round_figures(judged, self.config, quarantined=quarantined)
+            hard, easy = ([d for d in judged if (gap := gap_of(d)) and is_hard(gap, self.config) is wanted] for wanted in (True, False))
+            new = self.generate(hard, easy, round_)
+            rounds.append({
+                **{key: figures[key] for key in ("judged", "hard", "hard_share", "quarantined", "one_reading", "relative_quality")},
+                "unreadable": figures["referee"]["unreadable"], "readings": figures["referee"]["readings"],
+                "cache_by_skill": by_skill(judged), "hard_by_skill": by_skill(hard), "new_by_skill": by_skill(new), "new": len(new),
+                "new_after_hard": sum(draft.origin == "hard" for draft in new),
+            })
+            self.pools = advance(self.pools, self.add(new))
+            model = imitate(model, folder / f"round-{round_ + 1}", self.train_pool(), self.seed, self.budget)
+            curve.append(accuracy(model, self.test))
+        return {"seed": self.seed, "arm": self.arm, "curve": curve, "rounds": rounds}
+
+
+def by_skill(drafts: Sequence[LionDraft]) -> dict[str, int]:
+    counts = Counter(task_of(draft.instruction).skill for draft in drafts)
+    return {skill: counts[skill] for skill in SKILLS}
+
+
+def quiet() -> None:
+    logging.getLogger("alignray").setLevel(logging.ERROR)
+    with contextlib.suppress(ImportError):
+        from transformers.utils import logging as theirs
+
+        theirs.set_verbosity_error()
+        theirs.disable_progress_bar()
+    torch.set_num_threads(1)
+
+
+def first_imitation(work: tuple[int, Budget, Path]) -> float:
+    seed, budget, folder = work
+    quiet()
+    started = time.process_time()
+    (folder / str(seed)).mkdir()
+    start = make_model(folder / str(seed) / "start", seed, budget)
+    imitate(start, folder / str(seed) / "first", Loop(seed, "random", budget).train_pool(), seed, budget)
+    return time.process_time() - started
+
+
+def run_arm(work: tuple[int, str, Budget, Path]) -> dict[str, Any]:
+    seed, arm, budget, folder = work
+    quiet()
+    started = time.process_time()
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        loop = Loop(seed, arm, budget)
+        print('setup', time.process_time() - started, flush=True)
+        found = loop.run(folder / str(seed) / "first", Path(own))
+    line = ", ".join(f"{mean(accuracies):.3f}" for accuracies in found["curve"])
+    print(f"seed {seed}, {arm}: held-out accuracy after each imitation {line}; hard shares "
+          + ", ".join(f"{one['hard_share']:.3f}" for one in found["rounds"]), flush=True)
+    return {**found, "cpu_s": time.process_time() - started}
+
+
+# ---- what comes out
+
+
+def mean(accuracies: dict[str, float]) -> float:
+    return statistics.mean(accuracies.values())
+
+
+def main() -> None:
+    budget = Budget(1, seed_rows=int(sys.argv[1]), per_round=int(sys.argv[2]))
+    arms = sys.argv[3].split(",")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print(first_imitation((0, budget, folder)), flush=True)
+        with multiprocessing.get_context("spawn").Pool(2) as pool:
+            for found in pool.imap(run_arm, [(0, arm, budget, folder) for arm in arms]):
+                print(found["arm"], found["cpu_s"])
+                for skill in SKILLS:
+                    print(f"{skill:10}", " ".join(f"{one[skill]:.2f}" for one in found["curve"]), " ".join(
+                        f'{one["hard_by_skill"][skill]}/{one["cache_by_skill"][skill]}+{one["new_by_skill"][skill]}' for one in found["rounds"]))
+                print([{k: v for k, v in one.items() if not k.endswith("skill")} for one in found["rounds"]], flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
