@@ -1,6 +1,6 @@
 """A fake model: free, fast, and the same answer to the same messages in every process.
 
-A request with a JSON schema gets a value that follows it.
+A request with a JSON schema gets a value that follows it. Only a new request that is made from another follows the request's seed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ScriptedEngine:
         if config.fail_rate and _unit(digest, 48) < config.fail_rate:
             raise CallRefused("scripted", "the scripted engine refuses this call, as its fail_rate asks")
         cap = request.max_new_tokens or 1024
-        text, is_cut = _answer(request.messages, digest, cap, config.refusal_rate, config.length_rate)
+        text, is_cut = _answer(request.messages, digest, cap, config.refusal_rate, config.length_rate, request.seed or 0)
         if config.garble_rate and SCORES_MARKER in request.messages[-1].content and _unit(digest, 60) < config.garble_rate:
             text = "Both have their points, and a number would not do them justice."
         if request.json_schema and not is_cut and text not in REFUSALS:
@@ -124,7 +124,7 @@ def _unit(digest: bytes, position: int) -> float:
 
 
 def _answer(
-    messages: Sequence[Message], digest: bytes, max_new_tokens: int, refusal_rate: float, length_rate: float
+    messages: Sequence[Message], digest: bytes, max_new_tokens: int, refusal_rate: float, length_rate: float, seed: int = 0,
 ) -> tuple[str, bool]:
     """The text, and whether it was cut off."""
     prompt = messages[-1].content if messages else ""
@@ -141,7 +141,7 @@ def _answer(
     elif SCORES_MARKER in prompt:
         text = _scored(messages)
     elif GIVEN_MARKER in prompt and prompt.rstrip().endswith(CREATED_MARKER):
-        text = _created(prompt, digest)
+        text = _created(prompt, digest, seed)
     else:
         text = _prose(prompt, digest)
     if length_rate and _unit(digest, 56) < length_rate:
@@ -218,10 +218,10 @@ def _scored(messages: Sequence[Message]) -> str:
     return "\n".join(("Evaluation evidence: one says more than the other.", *lines))
 
 
-def _created(prompt: str, digest: bytes) -> str:
-    """An opener, some words of the given request, and some of no matter what."""
+def _created(prompt: str, digest: bytes, seed: int) -> str:
+    """An opener, some words of the given request, and some of no matter what; other seeds give others, as drawings of one parent do."""
     given = prompt.rpartition(GIVEN_MARKER)[2].partition(CREATED_MARKER)[0].split() or FALLBACK_WORDS
-    choice = random.Random(digest)
+    choice = random.Random(b"%b%d" % (digest, seed))
     first = choice.randrange(len(given))
     words = given[first : first + choice.randint(2, 5)] + choice.sample(FALLBACK_WORDS, choice.randint(3, 7))
     return f"{choice.choice(OPENERS)} {' '.join(words)}"

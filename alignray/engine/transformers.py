@@ -39,6 +39,8 @@ NEEDED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LINGER_S = 0.02
 """How long a batch that is not full waits for company."""
+BLIND_TO_PADDING = {"full_attention", "sliding_attention"}
+"""Kinds of layers for which a masked token at the left is as none; a model with others answers one request at a time."""
 NUCLEUS = 1024
 """Most likely tokens among which a nucleus is looked for before the whole vocabulary is sorted."""
 PART = "engines.*"
@@ -255,11 +257,13 @@ class _Model:
             raise EngineDown(
                 f"engine transformers: {type(self._model).__name__} of {config.model!r} keeps no cache of keys and values; take kind vllm"
             )
-        # without positions of their own, padded rows would see other positions than alone
-        self.max_batch = config.max_batch if "position_ids" in takes else 1
         self._takes_positions = "position_ids" in takes
         self._takes_keep = "logits_to_keep" in takes
-        positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        settings = self._model.config.get_text_config()
+        # other layers (recurrent ones, chunks counted from the left) may see the padding, and so may a model that is not told positions
+        is_blind = set(getattr(settings, "layer_types", None) or ()) <= BLIND_TO_PADDING and self._takes_positions
+        self.max_batch = config.max_batch if is_blind else 1
+        positions = getattr(settings, "max_position_embeddings", None)
         self._max_length: int | None = int(positions) if positions else None
 
     def read(self, calls: Sequence[_Call]) -> list[CallRefused | None]:

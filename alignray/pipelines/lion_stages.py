@@ -42,9 +42,8 @@ from alignray.steps import PromptStep
 SEEDS, TAUGHT, JUDGED, DRAWN, WRITTEN, NEW = "seeds", "taught", "judged", "drawn", "written", "new"
 """Stages; all but the first once in each round, as NAME_ROUND."""
 STEP = "lion/novelty"
-SPARE = 1.15
-"""Drawings for each instruction that a wave still lacks, before it is known how many pass."""
-MIN_WAVE = 8
+LEAST_PASS_RATE = 0.1
+"""A wave draws for no lower one, so that one in which nothing passed is not followed by an endless one."""
 
 
 @dataclass(frozen=True)
@@ -326,8 +325,8 @@ def _draw(
     for kind, parents in sides.items():
         if not missing[kind]:
             continue
-        passed = max(kept[kind] / drawn[kind], 0.1) if drawn[kind] else 1 / SPARE
-        number = min(max(math.ceil(missing[kind] / passed), min(MIN_WAVE, missing[kind] * 4)), room)
+        pass_rate = max(kept[kind] / drawn[kind], LEAST_PASS_RATE) if drawn[kind] else 1.0
+        number = min(math.ceil(missing[kind] / pass_rate), room)
         room -= number
         one_sided = {"hard": parents if kind == "hard" else [], "easy": parents if kind == "easy" else []}
         found += drawings(

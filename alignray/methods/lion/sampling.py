@@ -60,6 +60,6 @@ class _Side:
     def at(self, place: int) -> LionDraft:
         turn, position = divmod(place, len(self._drafts))
         if turn not in self._passes:
-            purpose = f"lion/draw/{self._name}"
+            purpose = f"lion/draw/{self._name}/{turn}"
             self._passes[turn] = sorted(self._drafts, key=lambda draft: (draw(self._seed, draft.row_id, purpose), draft.row_id))
         return self._passes[turn][position]

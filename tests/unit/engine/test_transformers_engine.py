@@ -171,6 +171,15 @@ def test_other_makes_of_models_answer_the_same_in_a_batch(tmp_path: Path, kind: 
     assert len({completion.text for completion in answers}) > 1
 
 
+def test_a_model_that_might_see_the_padding_goes_without(model_dir: Path, tmp_path: Path) -> None:
+    loaded = {kind: architecture(tmp_path / kind, kind) for kind in ("a sliding window", "no positions")}
+    sizes = {kind: engine_module._Model(at(folder, max_batch=7), threading.Event()).max_batch for kind, folder in loaded.items()}
+    assert sizes == {"a sliding window": 7, "no positions": 1}
+    facts = json.loads((loaded["a sliding window"] / "config.json").read_text())
+    (loaded["a sliding window"] / "config.json").write_text(json.dumps(facts | {"layer_types": ["full_attention", "chunked_attention"]}))
+    assert engine_module._Model(at(loaded["a sliding window"]), threading.Event()).max_batch == 1
+
+
 # ---- the same tokens as training
 
 

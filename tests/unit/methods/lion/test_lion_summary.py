@@ -46,6 +46,13 @@ def test_the_figures_of_four_rows_by_hand() -> None:
     json.dumps(found)
 
 
+def test_the_share_of_the_answer_shown_first_by_hand() -> None:
+    """The first one wins both times where it is favoured, and once in two where the better one wins."""
+    favoured, better = row("b", (8, 6), (6, 8)), row("a", (9, 5), (9, 5))
+    shares = [round_figures(rows, CONFIG, quarantined=0)["referee"]["first_wins"] for rows in ([favoured], [better], [favoured, better])]
+    assert shares == [1.0, 0.5, 0.75]
+
+
 def test_rows_of_which_a_call_failed_had_no_unreadable_replies() -> None:
     found = round_figures(ROWS, CONFIG, quarantined=3, refused=2)
     assert found["quarantined"] == 3 and found["referee"]["unreadable"] == 7
