@@ -4,11 +4,11 @@ A world in which everything but the student is a rule. An instruction is a short
 dacb", "what is 47 plus 8"). The *teacher* works out the right answer. The *student* is a small Llama with random weights, trained by the
 project's own core. The *referee* gives 10 for a right answer and 1 to 8 by edit similarity for a wrong one, and one reply in twenty of
 it cannot be read. The *generator* does what its two prompts ask: hard, the same skill and length with new operands; easy, of the same
-domain and as difficult, but rarer: another skill of the same level that seeds have less of (the rarest: itself, of any length).
-Everything between them is the product: the steps of ``alignray.methods.lion`` walked by ``run_chain`` (each answer is read out of the
-request that the step built), ``read_scores``, ``gap_of``, ``is_hard``, ``drawings``, ``advance``. Seeds are skewed as real seed sets are:
-three quarters of them are of nine skills, most of them easy ones. The novelty filter compares whole texts: short instructions out of templates are all
-alike under ROUGE-L ("sort letters of dacb" and "sort letters of hage" have an F of 0.75).
+domain and as difficult, but rarer: a skill of the same level that seeds have less of, or the same one, and any length.
+Everything between them is the product: the steps of ``alignray.methods.lion`` walked by ``run_chain`` (each role reads the request that
+the step built), ``read_scores``, ``gap_of``, ``is_hard``, ``drawings``, ``advance``. Seeds are skewed as real seed sets are: three
+quarters of them are of seven skills, and 15 of the 23 skills have 3 % or less. The novelty filter compares whole texts: short
+instructions out of templates are all alike under ROUGE-L ("sort letters of dacb" and "sort letters of hage" have an F of 0.75).
 
 Three arms with the same seeds, first checkpoint, number of new instructions, steps and rates, three rounds and a closing imitation:
 
@@ -54,9 +54,7 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from scipy.stats import spearmanr
 
-from alignray.methods.lion import (
-    LionConfig, advance, drawings, first_pools, gap_of, generator_steps, is_hard, judge_steps, round_figures, teacher_steps,
-)
+from alignray.methods import lion
 from alignray.schema import Candidate, ChatRequest, Completion, LionDraft, Rejected
 from alignray.seeding import rng_for, row_id_of, unit_draw
 from alignray.steps import PromptStep, run_chain
@@ -86,7 +84,8 @@ class Budget:
     """Of each skill."""
     hidden: int = 96
     layers: int = 3
-    learning_rate: float = 4e-3
+    learning_rates: tuple[float, float] = (4e-3, 2e-3)
+    """Of the first imitation, from random weights, and of the later ones."""
     easy_level: str = "same"
 
 
@@ -203,7 +202,7 @@ def written_after(parent: Task, origin: str, rng: random.Random, easy_level: str
         name for name, skill in SKILLS.items()
         if skill.domain == own.domain and skill.share < own.share and (skill.level == own.level or easy_level == "any")
     ]
-    return any_size(rng, rng.choice(rarer) if rarer else parent.skill)
+    return any_size(rng, rng.choice([*rarer, parent.skill]))
 
 
 def test_tasks(rng: random.Random, each: int) -> list[Task]:
@@ -304,11 +303,11 @@ class Keeper:
         return False
 
 
-def imitate(model: Path, out: Path, drafts: Sequence[LionDraft], seed: int, budget: Budget) -> Path:
+def imitate(model: Path, out: Path, drafts: Sequence[LionDraft], seed: int, budget: Budget, learning_rate: float) -> Path:
     """Supervised training on the teacher's answers."""
     config = TrainConfig.model_validate({
         "model": {"path": str(model), "dtype": "float32", "gradient_checkpointing": False}, "objective": {"kind": "sft"},
-        "batch_size": budget.batch_size, "epochs": budget.epochs, "optimizer": {"learning_rate": budget.learning_rate}, "seed": seed,
+        "batch_size": budget.batch_size, "epochs": budget.epochs, "optimizer": {"learning_rate": learning_rate}, "seed": seed,
         "checkpoint_every_steps": 10**9, "log_every_steps": 10**9,
     })
     rows = []
@@ -329,8 +328,8 @@ def answers(folder: Path, instructions: Sequence[str]) -> list[str]:
     for place, prompt in enumerate(prompts):
         by_length[len(prompt)].append(place)
     found = [""] * len(prompts)
-    for start, places in ((start, places) for places in by_length.values() for start in range(0, len(places), 512)):
-        chosen = places[start : start + 512]
+    chunks = (places[start : start + 512] for places in by_length.values() for start in range(0, len(places), 512))
+    for chosen in chunks:
         ids = torch.tensor([prompts[place] for place in chosen])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=14, do_sample=False, pad_token_id=ID_OF[PAD])
         for place, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
@@ -351,7 +350,8 @@ def accuracy(folder: Path, test: Sequence[Task]) -> dict[str, float]:
 
 
 ARMS = {"adversarial": 0.5, "random": None, "easy only": 0.0}
-"""hard_rate; None: the generator is not asked."""
+"""hard_rate; None: nobody is judged and the generator is not asked."""
+JUDGED = [arm for arm, rate in ARMS.items() if rate is not None]
 
 
 class Loop:
@@ -360,14 +360,14 @@ class Loop:
     def __init__(self, seed: int, arm: str, budget: Budget) -> None:
         self.seed, self.arm, self.budget = seed, arm, budget
         rate = ARMS[arm]
-        self.config = LionConfig(per_round=budget.per_round, hard_rate=0.5 if rate is None else rate)
+        self.config = lion.LionConfig(per_round=budget.per_round, hard_rate=0.5 if rate is None else rate)
         self.world = World(seed, budget.easy_level)
         rng = random.Random(seed)
         self.test = test_tasks(rng, budget.test_rows)
         self.taken = {task.instruction for task in self.test}
         self.drafts: dict[str, LionDraft] = {}
         seeds = self.add(self.new_random(rng, budget.seed_rows, round_=0))
-        self.pools = first_pools(seeds)
+        self.pools = lion.first_pools(seeds)
 
     def new_random(self, rng: random.Random, num: int, round_: int) -> list[LionDraft]:
         found: list[LionDraft] = []
@@ -380,7 +380,7 @@ class Loop:
 
     def add(self, new: Sequence[LionDraft]) -> list[str]:
         """With the teacher's answers."""
-        steps = teacher_steps(self.config)
+        steps = lion.teacher_steps(self.config)
         for draft in new:
             self.drafts[draft.row_id] = run_chain(draft, steps, self.world)
         return [draft.row_id for draft in new]
@@ -388,23 +388,28 @@ class Loop:
     def train_pool(self) -> list[LionDraft]:
         return [self.drafts[row_id] for row_id in self.pools.train]
 
-    def judge(self, model: Path) -> tuple[list[LionDraft], int]:
-        """The Cache Pool with answers and reviews, and how many could not be read."""
+    def judged(self, model: Path) -> tuple[dict[str, Any], list[LionDraft], list[LionDraft]]:
+        """The Cache Pool as student and referee leave it: figures, hard instructions, easy ones."""
         drafts = [self.drafts[row_id] for row_id in self.pools.cache]
         texts = [draft.instruction for draft in drafts]
         self.world.said = dict(zip(texts, answers(model, texts), strict=True))
-        steps = judge_steps(self.config)
+        steps = lion.judge_steps(self.config)
         outcomes = [run_chain(draft, steps, self.world) for draft in drafts]
         kept = [outcome for outcome in outcomes if not isinstance(outcome, Rejected)]
-        return kept, len(outcomes) - len(kept)
+        hard, easy = ([d for d in kept if (gap := lion.gap_of(d)) and lion.is_hard(gap, self.config) is wanted] for wanted in (True, False))
+        figures = lion.round_figures(kept, self.config, quarantined=len(outcomes) - len(kept))
+        return {
+            "hard_share": figures["hard_share"], "quarantined": figures["quarantined"], **figures["referee"],
+            "cache_by_skill": by_skill(kept), "hard_by_skill": by_skill(hard),
+        }, hard, easy
 
     def generate(self, hard: Sequence[LionDraft], easy: Sequence[LionDraft], round_: int) -> list[LionDraft]:
         """``per_round`` new instructions, decided on in the order of their drawing."""
         if ARMS[self.arm] is None:
             return self.new_random(random.Random(f"{self.seed}/{round_}"), self.budget.per_round, round_)
-        steps, kept, start, size = generator_steps(self.config), [], 0, 500
+        steps, kept, start, size = lion.generator_steps(self.config), [], 0, 500
         while len(kept) < self.budget.per_round and start < self.budget.per_round * self.config.max_drawings:
-            for drawn in drawings(hard, easy, round=round_, start=start, num=size, config=self.config, seed=self.seed):
+            for drawn in lion.drawings(hard, easy, round=round_, start=start, num=size, config=self.config, seed=self.seed):
                 new = run_chain(drawn, steps, self.world)
                 if not isinstance(new, Rejected) and new.instruction not in self.taken and len(kept) < self.budget.per_round:
                     self.taken.add(new.instruction)
@@ -415,18 +420,11 @@ class Loop:
     def run(self, first: Path, folder: Path) -> dict[str, Any]:
         model, curve, rounds = first, [accuracy(first, self.test)], []
         for round_ in range(1, self.budget.rounds + 1):
-            judged, quarantined = self.judge(model)
-            figures = round_figures(judged, self.config, quarantined=quarantined)
-            hard, easy = ([d for d in judged if (gap := gap_of(d)) and is_hard(gap, self.config) is wanted] for wanted in (True, False))
+            figures, hard, easy = ({}, [], []) if ARMS[self.arm] is None else self.judged(model)
             new = self.generate(hard, easy, round_)
-            rounds.append({
-                **{key: figures[key] for key in ("judged", "hard", "hard_share", "quarantined", "one_reading", "relative_quality")},
-                "unreadable": figures["referee"]["unreadable"], "readings": figures["referee"]["readings"],
-                "cache_by_skill": by_skill(judged), "hard_by_skill": by_skill(hard), "new_by_skill": by_skill(new), "new": len(new),
-                "new_after_hard": sum(draft.origin == "hard" for draft in new),
-            })
-            self.pools = advance(self.pools, self.add(new))
-            model = imitate(model, folder / f"round-{round_ + 1}", self.train_pool(), self.seed, self.budget)
+            rounds.append({**figures, "new_by_skill": by_skill(new), "new_after_hard": sum(draft.origin == "hard" for draft in new)})
+            self.pools = lion.advance(self.pools, self.add(new))
+            model = imitate(model, folder / f"round-{round_ + 1}", self.train_pool(), self.seed, self.budget, self.budget.learning_rates[1])
             curve.append(accuracy(model, self.test))
         return {"seed": self.seed, "arm": self.arm, "curve": curve, "rounds": rounds}
 
@@ -448,26 +446,32 @@ def quiet() -> None:
 
 def first_imitation(work: tuple[int, Budget, Path]) -> float:
     seed, budget, folder = work
+    if (folder / str(seed) / "first").exists():
+        return 0.0
     quiet()
     started = time.process_time()
-    (folder / str(seed)).mkdir()
+    (folder / str(seed)).mkdir(exist_ok=True)
     start = make_model(folder / str(seed) / "start", seed, budget)
-    imitate(start, folder / str(seed) / "first", Loop(seed, "random", budget).train_pool(), seed, budget)
+    imitate(start, folder / str(seed) / "first", Loop(seed, "random", budget).train_pool(), seed, budget, budget.learning_rates[0])
     return time.process_time() - started
 
 
 def run_arm(work: tuple[int, str, Budget, Path]) -> dict[str, Any]:
     seed, arm, budget, folder = work
+    kept = folder / f"{seed}-{arm}.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
     quiet()
     started = time.process_time()
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        loop = Loop(seed, arm, budget)
-        print('setup', time.process_time() - started, flush=True)
-        found = loop.run(folder / str(seed) / "first", Path(own))
+        found = Loop(seed, arm, budget).run(folder / str(seed) / "first", Path(own))
     line = ", ".join(f"{mean(accuracies):.3f}" for accuracies in found["curve"])
     print(f"seed {seed}, {arm}: held-out accuracy after each imitation {line}; hard shares "
-          + ", ".join(f"{one['hard_share']:.3f}" for one in found["rounds"]), flush=True)
-    return {**found, "cpu_s": time.process_time() - started}
+          + ", ".join(f"{one['hard_share']:.3f}" for one in found["rounds"] if "hard_share" in one)
+          + f"; {time.process_time() - started:.0f} CPU s", flush=True)
+    found["cpu_s"] = time.process_time() - started
+    kept.write_text(json.dumps(found))
+    return found
 
 
 # ---- what comes out
@@ -477,19 +481,164 @@ def mean(accuracies: dict[str, float]) -> float:
     return statistics.mean(accuracies.values())
 
 
-def main() -> None:
-    budget = Budget(1, seed_rows=int(sys.argv[1]), per_round=int(sys.argv[2]))
-    arms = sys.argv[3].split(",")
-    with tempfile.TemporaryDirectory() as name:
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    middle = f"{statistics.mean(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def of_arm(runs: Sequence[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
+    return [run for run in runs if run["arm"] == arm]
+
+
+def weak_share(counts: dict[str, int], accuracies: dict[str, float]) -> float:
+    """Share of instructions whose skill the student gets right in less than half of the held-out cases."""
+    return sum(counts[skill] for skill in SKILLS if accuracies[skill] < 0.5) / max(sum(counts.values()), 1)
+
+
+def concentration(run: dict[str, Any]) -> list[dict[str, float]]:
+    """Of each round: how the share of hard instructions of a skill goes with the student's held-out accuracy on it."""
+    found = []
+    for accuracies, one in zip(run["curve"], run["rounds"], strict=False):
+        shares = [one["hard_by_skill"][skill] / max(one["cache_by_skill"][skill], 1) for skill in SKILLS]
+        found.append({
+            "rho": float(spearmanr([accuracies[skill] for skill in SKILLS], shares).statistic), "hard_share": one["hard_share"],
+            **{f"weak_{name}": weak_share(one[f"{name}_by_skill"], accuracies) for name in ("cache", "hard", "new")},
+        })
+    return found
+
+
+def curve_table(runs: Sequence[dict[str, Any]]) -> str:
+    num = len(runs[0]["curve"])
+    lines = [f"| arm | after the first imitation | {' | '.join(f'after imitation {place}' for place in range(2, num + 1))} "
+             "| least skill, at the end | lost, at the end |", "| --- |" + " --- |" * (num + 2)]
+    for arm in ARMS:
+        own = of_arm(runs, arm)
+        shown = [spread([mean(run["curve"][place]) for run in own]) for place in range(num)]
+        least = spread([min(run["curve"][-1].values()) for run in own], 2)
+        lines.append(f"| {arm} | {' | '.join(shown)} | {least} | {spread([forgotten(run) for run in own])} |")
+    return "\n".join(lines)
+
+
+def forgotten(run: dict[str, Any]) -> float:
+    """Accuracy lost since the first imitation, mean over the skills that were right in 9 of 10 cases then."""
+    first, last = run["curve"][0], run["curve"][-1]
+    return statistics.mean([first[skill] - last[skill] for skill in SKILLS if first[skill] >= 0.9] or [0.0])
+
+
+def skill_table(runs: Sequence[dict[str, Any]]) -> str:
+    whole = sum(skill.share for skill in SKILLS.values())
+    lines = [f"| skill | level | of the seeds | right at first | {' | '.join(ARMS)} | new instructions: {' / '.join(ARMS)} |",
+             "| --- | --- | --- | --- |" + " --- |" * len(ARMS) + " --- |"]
+    for name, skill in SKILLS.items():
+        first = statistics.mean(run["curve"][0][name] for run in runs)
+        last = [f"{statistics.mean(run['curve'][-1][name] for run in of_arm(runs, arm)):.2f}" for arm in ARMS]
+        new = [f"{statistics.mean(sum(one['new_by_skill'][name] for one in run['rounds']) for run in of_arm(runs, arm)):.0f}" for arm in ARMS]
+        shown = [str(skill.level), f"{100 * skill.share / whole:.0f} %", f"{first:.2f}", *last, " / ".join(new)]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def concentration_table(runs: Sequence[dict[str, Any]]) -> str:
+    lines = ["| arm, round | rank correlation | hard, of the Cache Pool | weak skills, of the Cache Pool | of the hard set | of the new |",
+             "| --- | --- | --- | --- | --- | --- |"]
+    for arm in JUDGED:
+        for place, figures in enumerate(zip(*(concentration(run) for run in of_arm(runs, arm)), strict=True), 1):
+            shown = [spread([one[key] for one in figures], 2) for key in ("rho", "hard_share", "weak_cache", "weak_hard", "weak_new")]
+            lines.append(f"| {arm}, {place} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+COLOURS = {"adversarial": "#08519c", "random": "#999999", "easy only": "#d95f0e"}
+
+
+def chart_of(runs: Sequence[dict[str, Any]]) -> str:
+    """Held-out accuracy over imitations, and hard shares of skills against accuracy, as SVG."""
+    num = len(runs[0]["curve"])
+    every = [mean(accuracies) for run in runs for accuracies in run["curve"]]
+    low, high = max(min(every) - 0.05, 0.0), min(max(every) + 0.05, 1.0)
+
+    def x(place: float) -> float:
+        return 60 + place * 330 / (num - 1)
+
+    def y(value: float) -> float:
+        return 270 - (value - low) / (high - low) * 230
+
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" width="900" height="340" font-family="sans-serif" font-size="13">',
+             '<rect width="900" height="340" fill="white"/>',
+             '<text x="60" y="22">held-out accuracy, mean over skills</text>',
+             '<text x="520" y="22">share of a skill\'s instructions that are hard (adversarial arm, every round)</text>']
+    for tick in (step / 20 for step in range(21)):
+        if low <= tick <= high:
+            parts.append(f'<line x1="60" x2="390" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
+                         f'<text x="52" y="{y(tick) + 4:.1f}" text-anchor="end" fill="#444">{tick:.2f}</text>')
+    for place in range(num):
+        parts.append(f'<text x="{x(place):.1f}" y="290" text-anchor="middle" fill="#444">{place + 1}</text>')
+    for number, (arm, colour) in enumerate(COLOURS.items()):
+        own = of_arm(runs, arm)
+        for run in own:
+            parts += [f'<circle cx="{x(place):.1f}" cy="{y(mean(found)):.1f}" r="3" fill="{colour}" fill-opacity="0.5"/>'
+                      for place, found in enumerate(run["curve"])]
+        line = " ".join(f"{x(place):.1f},{y(statistics.mean(mean(run['curve'][place]) for run in own)):.1f}" for place in range(num))
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>'
+                     f'<text x="{70 + 110 * number}" y="328" fill="{colour}">{arm}</text>')
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(f'<line x1="520" x2="870" y1="{270 - 230 * tick:.1f}" y2="{270 - 230 * tick:.1f}" stroke="#ddd"/>'
+                     f'<text x="512" y="{274 - 230 * tick:.1f}" text-anchor="end" fill="#444">{tick:g}</text>'
+                     f'<text x="{520 + 350 * tick:.1f}" y="290" text-anchor="middle" fill="#444">{tick:g}</text>')
+    for run in of_arm(runs, "adversarial"):
+        for accuracies, one in zip(run["curve"], run["rounds"], strict=False):
+            parts += [f'<circle cx="{520 + 350 * accuracies[skill]:.1f}" '
+                      f'cy="{270 - 230 * one["hard_by_skill"][skill] / max(one["cache_by_skill"][skill], 1):.1f}" r="3" '
+                      'fill="#08519c" fill-opacity="0.35"/>' for skill in SKILLS]
+    for x_, legend in ((225, "imitation; a dot per seed"), (695, "held-out accuracy on the skill; a dot per skill, round and seed")):
+        parts.append(f'<text x="{x_}" y="308" text-anchor="middle" fill="#444">{legend}</text>')
+    parts.append("</svg>")
+    return "\n".join(parts)
+
+
+def run_all(budget: Budget, processes: int, kept: Path | None) -> list[dict[str, Any]]:
+    seeds = range(budget.seeds)
+    with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(processes) as pool:
         folder = Path(name)
-        print(first_imitation((0, budget, folder)), flush=True)
-        with multiprocessing.get_context("spawn").Pool(2) as pool:
-            for found in pool.imap(run_arm, [(0, arm, budget, folder) for arm in arms]):
-                print(found["arm"], found["cpu_s"])
-                for skill in SKILLS:
-                    print(f"{skill:10}", " ".join(f"{one[skill]:.2f}" for one in found["curve"]), " ".join(
-                        f'{one["hard_by_skill"][skill]}/{one["cache_by_skill"][skill]}+{one["new_by_skill"][skill]}' for one in found["rounds"]))
-                print([{k: v for k, v in one.items() if not k.endswith("skill")} for one in found["rounds"]], flush=True)
+        if kept is not None:
+            folder = kept / row_id_of(repr(replace(budget, seeds=0)))[:8]
+            folder.mkdir(parents=True, exist_ok=True)
+        first = pool.map(first_imitation, [(seed, budget, folder) for seed in seeds], chunksize=1)
+        runs = pool.map(run_arm, [(seed, arm, budget, folder) for seed in seeds for arm in ARMS], chunksize=1)
+    print(f"CPU seconds: first imitations {sum(first):.0f}, arms {sum(run['cpu_s'] for run in runs):.0f}")
+    return runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, two rounds and little training: no accuracy to speak of")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser.add_argument("--chart", type=Path)
+    parser.add_argument("--easy-level", choices=("same", "any"), default="same", help="of the rarer skills in the easy kind")
+    parser.add_argument("--keep", type=Path, help="folder for what is finished; the same command with it goes on from there")
+    given = parser.parse_args()
+    budget = Budget(given.seeds, easy_level=given.easy_level)
+    if given.quick:
+        budget = Budget(1, rounds=2, seed_rows=600, per_round=300, test_rows=10, epochs=3, easy_level=given.easy_level)
+    print(f"Python {platform.python_version()}, torch {version('torch')}, transformers {version('transformers')}; {budget}", flush=True)
+    started = time.time()
+    runs = run_all(budget, given.processes, given.keep)
+    print(f"\n{curve_table(runs)}\n\n{skill_table(runs)}\n\n{concentration_table(runs)}\n")
+    readings, unreadable, quarantined = (
+        sum(one.get(key, 0) for run in runs for one in run["rounds"]) for key in ("readings", "unreadable", "quarantined"))
+    print(f"referee: {readings} replies, {unreadable} unreadable, {quarantined} instructions quarantined")
+    if given.chart:
+        given.chart.write_text(chart_of(runs) + "\n", encoding="utf-8")
+    ends = {arm: [round(mean(run["curve"][-1]), 4) for run in of_arm(runs, arm)] for arm in ARMS}
+    means = {arm: statistics.mean(values) for arm, values in ends.items()}
+    rhos = [one["rho"] for run in of_arm(runs, "adversarial") for one in concentration(run)]
+    others = max(value for arm, value in means.items() if arm != "adversarial")
+    print(json.dumps({
+        "bench": "lion_learns", "ratio": round(means["adversarial"] / max(others, 1e-9), 3), "mark": None,
+        "ok": means["adversarial"] > others and max(rhos) < -0.5, "accuracy": ends, "rank_correlation": [round(rho, 3) for rho in rhos],
+        "seeds": budget.seeds, "wall_s": round(time.time() - started, 1),
+    }))
 
 
 if __name__ == "__main__":

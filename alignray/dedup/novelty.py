@@ -66,7 +66,7 @@ def tokens_of(text: str, tokenizer: Tokenizer) -> list[str]:
 def similar_pairs(new: Sequence[Words], pool: Sequence[Words], *, threshold: float, inclusive: bool) -> list[tuple[int, int, float]]:
     """All pairs (new, pool, F) that are too like, in order; a text without words is in none.
 
-    Memory beside the texts: what is returned, some 50 bytes a word, and for a block of comparisons 30 MiB, up to 240 where all are alike.
+    Memory beside the texts: what is returned, some 100 bytes a word, and a block of pairs: 20 MiB, 240 where all are alike.
 
     Args:
         threshold: in (0, 1].

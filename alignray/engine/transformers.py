@@ -206,6 +206,7 @@ class _Model:
 
         folder, adapters = find_model(config), find_adapters(config.adapters)
         self._closing = closing
+        transformers.utils.logging.disable_progress_bar()  # an actor's log is no place for one
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._device = _device_of(config)

@@ -9,6 +9,7 @@ from typing import Any
 
 from alignray.io.commits import CommitLog
 from alignray.io.run_folder import RunFolder
+from alignray.methods.lion.steps import REFEREE_STEP, UNREADABLE
 from alignray.methods.lion.summary import round_figures, samples
 from alignray.pipelines.lion_config import STUDENT
 from alignray.pipelines.lion_stages import (
@@ -43,7 +44,8 @@ def stages_of(run: Run) -> list[str]:
 def round_state(run: Run, round_: int) -> dict[str, Any]:
     """What a round has come to so far: pools, shares, gaps, referee, new instructions, training, benchmarks, cost."""
     judged = list(drafts_at(run, stage(JUDGED, round_)))
-    quarantined = stage_counts(run.folder, stage(JUDGED, round_))["rejected"]
+    told = stage_counts(run.folder, stage(JUDGED, round_))
+    quarantined, unreadable = told["rejected"], told[f"rejected/{REFEREE_STEP}/{UNREADABLE}"]
     drawn, new = stage_counts(run.folder, stage(DRAWN, round_)), stage_counts(run.folder, stage(NEW, round_))
     texts = {"cache": _texts(judged)} if judged else {}
     if judged:
@@ -51,7 +53,7 @@ def round_state(run: Run, round_: int) -> dict[str, Any]:
         texts["generated"] = _texts(drafts_at(run, stage(NEW, round_)))
     return {
         "round": round_, "train_pool": len(train_pool(run, round_)), "cache_pool": len(cache_pool(run, round_)),
-        **round_figures(judged, run.config.lion, quarantined=quarantined),
+        **round_figures(judged, run.config.lion, quarantined=quarantined, refused=quarantined - unreadable),
         "verb_nouns": {name: verb_noun_structure(found) for name, found in texts.items()},
         "generated": {
             "drawn": drawn["kept"], "hard": new["kept_hard"], "easy": new["kept_easy"],

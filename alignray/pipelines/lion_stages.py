@@ -356,55 +356,67 @@ def _decide(run: Run, round_: int, wave: str, missing: dict[str, int]) -> None:
         (row for _, row in _candidates(log, stage(WRITTEN, round_)) if row.row_id in own), key=lambda row: (row.number, row.origin),
     )
     with run.watch.stage(f"novelty {round_}", len(written)) as advance:
-        verdicts = _too_like(run, round_, written)
+        like, surplus = _too_like(run, round_, written, missing)
         advance(len(written))
     kept: list[LionDraft] = []
     rejected: list[Rejected] = []
-    left = dict(missing)
-    for row, verdict in zip(written, verdicts, strict=True):
-        if verdict is None and left[row.origin]:
-            left[row.origin] -= 1
+    for row in written:
+        evidence = like.get(row.row_id)
+        if evidence is None and row.row_id not in surplus:
             kept.append(LionDraft(
                 row.row_id, row.instruction, row.origin, round_, row.parent_id, row.category, prompt_tokens=row.prompt_tokens,
                 completion_tokens=row.completion_tokens, cost_usd=row.cost_usd,
             ))
         else:
-            reason, detail = ("over_quota", {}) if verdict is None else ("too_similar", verdict)
-            text = row.instruction[: Rejected.RAW_LIMIT]
-            rejected.append(Rejected(row.row_id, STEP, reason, text, orjson.dumps(detail).decode()))
+            reason, detail = ("over_quota", "") if evidence is None else ("too_similar", orjson.dumps(evidence).decode())
+            rejected.append(Rejected(row.row_id, STEP, reason, row.instruction[: Rejected.RAW_LIMIT], detail))
     _commit(log, stage(NEW, round_), wave, kept, LionDraft, rejected)
 
 
-def _too_like(run: Run, round_: int, written: Sequence[Candidate]) -> list[dict[str, Any] | None]:
-    """For each text None where it is new; else the row that it is too like, and how much."""
+def _too_like(
+    run: Run, round_: int, written: Sequence[Candidate], missing: dict[str, int],
+) -> tuple[dict[str, dict[str, Any]], set[str]]:
+    """By id of those that are not new, the row that each is too like and how much; and the new ones beyond what is missing.
+
+    What is beyond its quota is not kept, so it may not stand in another's way: it is taken out, and the others are decided on again.
+    """
     config = run.config.lion.novelty
     compare: dict[str, Any] = {"threshold": config.max_similarity, "inclusive": config.on_equal == "reject"}
-    in_pool = _closest_in_pool(run, round_, [row.instruction for row in written], compare)
+    in_pool = _closest_in_pool(run, round_, written, compare)
     earlier = sorted(drafts_at(run, stage(NEW, round_)), key=lambda draft: draft.row_id)
-    rows: list[LionDraft | Candidate] = [*earlier, *written]
-    found = decide(
-        [tokens_of(row.instruction, config.tokenizer) for row in rows], [*[None] * len(earlier), *in_pool.matches], **compare,
-        groups=[row.origin for row in rows] if config.pool == "own_kind" else None,
-    )
-    return [
-        None if verdict is None else {
-            "like": (in_pool.ids[verdict.index] if verdict.side == "pool" else rows[verdict.index].row_id), "rouge_l": verdict.score,
-        }
-        for verdict in found[len(earlier):]
-    ]
+    tokens = {row.row_id: tokens_of(row.instruction, config.tokenizer) for row in [*earlier, *written]}
+    surplus: set[str] = set()
+    while True:
+        rows: list[LionDraft | Candidate] = [*earlier, *(row for row in written if row.row_id not in surplus)]
+        found = decide(
+            [tokens[row.row_id] for row in rows], [in_pool.matches.get(row.row_id) for row in rows], **compare,
+            groups=[row.origin for row in rows] if config.pool == "own_kind" else None,
+        )
+        new = [row for row, verdict in zip(rows[len(earlier):], found[len(earlier):], strict=True) if verdict is None]
+        over = {row.row_id for kind, number in missing.items() for row in [row for row in new if row.origin == kind][number:]}
+        if not over:
+            break
+        surplus |= over
+    like = {
+        row.row_id: {
+            "like": in_pool.ids[verdict.index] if verdict.side == "pool" else rows[verdict.index].row_id, "rouge_l": verdict.score,
+        } for row, verdict in zip(rows, found, strict=True) if verdict is not None
+    }
+    return like, surplus
 
 
 @dataclass(frozen=True)
 class _InPool:
-    """Of each text its closest one of the Cache Pool, by position in ``ids``, and the F-measure; None where none is too like it."""
+    """By id of those texts that are too like one of the Cache Pool: the closest one's position in ``ids``, and the F-measure."""
 
     ids: list[str]
-    matches: list[Match | None]
+    matches: dict[str, Match]
 
 
-def _closest_in_pool(run: Run, round_: int, texts: Sequence[str], compare: dict[str, Any]) -> _InPool:
+def _closest_in_pool(run: Run, round_: int, written: Sequence[Candidate], compare: dict[str, Any]) -> _InPool:
     """Compared in a task for each part of the pool."""
     tokenizer = run.config.lion.novelty.tokenizer
+    texts = [row.instruction for row in written]
 
     def of_part(_part: str, table: pa.Table, _facts: None) -> pa.Table:
         pool = [tokens_of(text, tokenizer) for text in table["instruction"].to_pylist()]
@@ -425,8 +437,7 @@ def _closest_in_pool(run: Run, round_: int, texts: Sequence[str], compare: dict[
                 best[hit["number"]] = min(best.get(hit["number"], (0.0, "")), (-hit["score"], hit["row_id"]))
     ids = sorted({row_id for _, row_id in best.values()})
     place = {row_id: number for number, row_id in enumerate(ids)}
-    matches = [(place[best[number][1]], -best[number][0]) if number in best else None for number in range(len(texts))]
-    return _InPool(ids, matches)
+    return _InPool(ids, {written[number].row_id: (place[row_id], -score) for number, (score, row_id) in best.items()})
 
 
 def _candidates(log: CommitLog, stage_name: str, *, only: str | None = None) -> Iterator[tuple[str, Candidate]]:

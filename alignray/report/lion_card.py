@@ -146,13 +146,18 @@ def _engines(run: RunFolder) -> str:
     if not (roles or spent):
         return ""
     rows = [
-        (escape_markdown(role), _WORK.get(role, ""), *_engine(run, role, spent.get(role, {})),
+        (escape_markdown(role), _work(run, role), *_engine(run, role, spent.get(role, {})),
          number(lookup(spent, role, "calls")), _money(lookup(spent, role, "usd")), _money(lookup(planned, role, "usd")))
         for role in named
     ]
     header = ("role", "what it does", "engine", "models", "price", "calls", "cost", "planned")
     return table("## Engines", header, rows) + f"\n\nIn all {_money(lookup(run.manifest, 'usage', 'usd'))}" + (
         f", planned {_money(lookup(run.manifest, 'plan', 'usd'))}." if is_number(lookup(run.manifest, "plan", "usd")) else ".")
+
+
+def _work(run: RunFolder, role: str) -> str:
+    is_fixed = role == "student" and "student" in run.config and run.config["student"] is None
+    return "answers the Cache Pool in every round; it is not trained" if is_fixed else _WORK.get(role, "")
 
 
 def _spent_by_role(run: RunFolder) -> dict[str, dict[str, Any]]:
@@ -179,8 +184,9 @@ def _engine(run: RunFolder, role: str, spent: Mapping[str, Any]) -> tuple[str, s
         return _kind("student", engine), f"each round's checkpoint of {escape_markdown(str(base))}", "its own, 0"
     models = list(spent.get("models") or ()) or [str(model) for model in [engine.get("model")] if model]
     price = mapping(engine.get("price"))
-    told = (f"{_money(price.get('prompt'))} in, {_money(price.get('completion'))} out, per million tokens" if price
-            else "that of the price table")
+    told = "that of the price table" if engine.get("kind") == "openai" else "its own, 0"
+    if price:
+        told = f"{_money(price.get('prompt'))} in, {_money(price.get('completion'))} out, per million tokens"
     return (
         _kind(str(name), engine) if name else MISSING, ", ".join(map(escape_markdown, models[:10])) or MISSING,
         told if engine else MISSING,

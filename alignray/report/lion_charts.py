@@ -174,7 +174,8 @@ def score_rows(rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]], *
         drawn.append(Markup('<text class="label" x="0" y="{:.1f}">{}<title>{}</title></text>').format(y + 4, short(name), name))
         known = [score for _, score in dots if score is not None]
         if known:
-            drawn.append(Markup('<path class="apart" d="M{0:.1f} {2:.1f}H{1:.1f}"/>').format(x(min(known)), x(max(known)), y))
+            apart = Markup('<rect class="apart" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="4" rx="2"/>')
+            drawn.append(apart.format(x(min(known)), y - 2, x(max(known)) - x(min(known))))
         drawn += [
             Markup('<circle class="dot f{}" cx="{:.1f}" cy="{:.1f}" r="4.5"><title>{}</title></circle>').format(
                 number % 3, x(score), y, f"{label}, {name}: {figure(score)}")

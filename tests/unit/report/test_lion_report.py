@@ -20,8 +20,8 @@ from alignray.report.charts import Slice
 from alignray.report.eval_charts import Point
 from alignray.report.html import write_report
 from alignray.report.lion_card import COLUMNS
-from alignray.report.lion_charts import Histogram, gap_histogram, round_bars, round_curve
-from alignray.report.lion_figures import compared_verbs, merged_steps, planned_by_role, read_lion, threshold_of
+from alignray.report.lion_charts import Histogram, gap_histogram, round_bars, round_curve, score_rows
+from alignray.report.lion_figures import compared_verbs, gap_charts, merged_steps, planned_by_role, read_lion, threshold_of
 from alignray.report.lion_page import MAX_SAMPLES, sample_list
 from alignray.report.run_folder import read_run
 from alignray.report.verb_nouns import verb_noun_structure
@@ -384,7 +384,8 @@ def test_odd_files_do_not_stop_the_report(tmp_path: Path) -> None:
     run = build_lion_run(tmp_path, hostile=False, with_children=False)
     odd = [{"round": "1"}, {"round": True}, {"round": -1}, 3, None, {"round": 10**9}]
     states: list[Any] = [[], 3, {"rounds": 3, "samples": {}, "notes": "x"}, {"rounds": odd}, {"rounds": [{"round": 1}], "samples": [3, {}]},
-                         {"rounds": [{"round": 1}], "samples": [{"round": 1, "kind": "hard", "reviews": [3, {"teacher": "x"}], "gap": "x"}]}]
+                         {"rounds": [{"round": 1}], "samples": [
+                             {"round": 1, "kind": "hard", "reviews": [3, {"teacher": "x"}], "gap": "x"}]}]
     for state in states:
         (run / "lion.json").write_text(json.dumps(state))
         write_report(run)
@@ -466,6 +467,28 @@ def test_bars_by_round_stand_as_high_as_their_numbers() -> None:
     assert many.count('class="tick middle"') <= 10
 
 
+def test_scores_of_a_category_lie_on_one_line_in_the_order_of_their_numbers() -> None:
+    rows = [(f"kind <{SPOILED}", [("teacher", 8.0), ("student", 4.0), ("before", 2.0)]), ("b", [("teacher", 6.0), ("student", None)])]
+    drawn = score_rows(rows, title="t", unit="u")
+    dots = [(css, float(x), y) for css, x, y in re.findall(r'class="dot (f\d)" cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    assert [css for css, _, _ in dots] == ["f0", "f1", "f2", "f0"] and len({y for _, _, y in dots[:3]}) == 1 < len({y for _, _, y in dots})
+    start = dots[1][1] - (dots[0][1] - dots[1][1])
+    assert dots[2][1] - start == pytest.approx((dots[1][1] - start) / 2, abs=0.2)
+    assert "<script" not in drawn and "teacher, b: 6.00" in drawn
+    assert score_rows([("a", [("x", None)])], title="t", unit="u") == "" == score_rows([], title="t", unit="u")
+
+
+def test_gaps_of_all_rounds_have_the_same_axes_which_leave_out_empty_ends(tmp_path: Path) -> None:
+    near, far = ({"mean": 0.5, "edges": [-9, -1, 0, 1, 2, 9], "counts": counts} for counts in ([0, 1, 1, 0, 0], [0, 0, 1, 3, 0]))
+    rounds = [make_round(number, hostile=False) | {"gap": gap} for number, gap in ((1, near), (2, far))]
+    run = build_lion_run(tmp_path, rounds=rounds, hostile=False, with_children=False)
+    first, second = gap_charts(read_lion(read_run(run)).judged, 1.0)
+    assert len(bars_of(first["chart"])) == len(bars_of(second["chart"])) == 3  # from -1 to 2
+    assert [x for _, x, _ in bars_of(first["chart"])] == [x for _, x, _ in bars_of(second["chart"])]
+    tallest = max(height for _, _, height in bars_of(second["chart"]))
+    assert max(height for _, _, height in bars_of(first["chart"])) == pytest.approx(tallest * 0.5 / 0.75, abs=0.3)
+
+
 def test_verbs_are_compared_as_shares_of_each_pool() -> None:
     trees = [
         {"slices": [_slice("write", 30), _slice("list", 10)], "recognised": 100}, {"slices": [_slice("list", 5)], "recognised": 10},
@@ -500,6 +523,14 @@ def test_the_card_tells_pools_rounds_engines_and_limits(tmp_path: Path) -> None:
     ):
         assert fact in card, fact
     assert "status is" not in card
+
+
+def test_the_card_of_a_run_without_training_does_not_say_that_the_student_learnt(tmp_path: Path) -> None:
+    run = build_lion_run(tmp_path, hostile=False, with_children=False)
+    config = make_config(hostile=False) | {"student": None, "student_engine": {"kind": "scripted"}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    card = write_card(run).read_text()
+    assert "| student | answers the Cache Pool in every round; it is not trained | student (scripted) | student-model | its own, 0 |" in card
 
 
 def test_the_card_names_every_column_of_the_rows() -> None:

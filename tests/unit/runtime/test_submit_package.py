@@ -201,6 +201,7 @@ def test_the_lock_is_exact_and_follows_the_extras(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+==\S+", pin) for pin in pins) and not any(pin.startswith(("torch==", "s3fs==")) for pin in pins)
     config = webr(tmp_path, run_dir="s3://bucket/run")
     assert extras_of(config) == ["s3"]
+    assert extras_of(webr(tmp_path, engines={"main": {"kind": "transformers", "model": "org/model"}})) == ["train"]
     assert not [pin for pin in pip_requirements(webr(tmp_path)) if pin.startswith("ray==")]
 
 
