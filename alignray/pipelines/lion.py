@@ -30,6 +30,7 @@ from alignray.pipelines.lion_stages import (
     hard_and_easy,
     imitate,
     judge,
+    num_taught,
     pool_of,
     read_seeds,
     stage,
@@ -122,7 +123,8 @@ def loop(run: Run) -> Progress:
         is_last = number == run.config.rounds + 1
         finished = _round(run, number, progress, is_last=is_last)
         progress.rounds.append(round_state(run, number))
-        progress.note = "" if is_last or not finished else _stop_rule(run, progress.rounds)
+        if finished and not progress.note and not is_last:
+            progress.note = _stop_rule(run, progress.rounds)
         if not finished or progress.note or (not is_last and not generate(run, number)):
             break
         progress.rounds[-1] = round_state(run, number)
@@ -133,6 +135,9 @@ def _round(run: Run, number: int, progress: Progress, *, is_last: bool) -> bool:
     """Teacher, imitation, benchmarks and judgement of a round; False where asking had to stop."""
     if not teach(run, number) or run.stopped():
         return False
+    if not num_taught(run, number):
+        progress.note = f"round {number}: there is no instruction with a teacher's answer to learn from; see the rejects"
+        return True
     progress.model = imitate(run, number, progress.model)
     measure(run, number, progress.model)
     return is_last or (judge(run, number, progress.model) and not run.stopped())

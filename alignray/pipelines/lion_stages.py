@@ -17,7 +17,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from alignray.dedup.novelty import Match, closest, decide, tokens_of
-from alignray.engine import EngineConfig
+from alignray.engine import EngineConfig, TransformersConfig
 from alignray.errors import RecordError
 from alignray.io.commits import CommitLog, parquet_bytes
 from alignray.io.instructions import read_instructions
@@ -155,6 +155,11 @@ def cache_pool(run: Run, round_: int) -> Pool:
     return pool_of(run, [stage(TAUGHT, number) for number in range(1, round_ + 1)])
 
 
+def num_taught(run: Run, round_: int) -> int:
+    """Rows that the student of a round learns from."""
+    return sum(commit.counts["kept"] for commit in CommitLog(run.folder.storage).read(stage(TAUGHT, round_)))
+
+
 def drafts_at(run: Run, stage_name: str) -> Iterator[LionDraft]:
     """All kept rows of a stage, part by part."""
     for _, table in CommitLog(run.folder.storage).tables(stage_name):
@@ -221,12 +226,12 @@ def judge(run: Run, round_: int, checkpoint: str | None) -> bool:
 
 
 def engines_of(config: LionJobConfig, checkpoint: str | None) -> dict[str, EngineConfig]:
-    """Every engine; the student's renders chats as it was trained on them."""
+    """Every engine; the student's renders chats as it was trained on them, where its own config does not say otherwise."""
     engines = config.engines_with(checkpoint)
     student = engines[STUDENT]
-    template = config.student.tokens.chat_template if config.student is not None else None
-    if template is not None and student.kind == "transformers" and student.chat_template is None:
-        engines[STUDENT] = student.model_copy(update={"chat_template": template})
+    if config.student is not None and isinstance(student, TransformersConfig):
+        unset = {"chat_template", "template_fields", "add_bos", "end_token"} - student.model_fields_set
+        engines[STUDENT] = student.model_copy(update={name: getattr(config.student.tokens, name) for name in unset})
     return engines
 
 
@@ -384,10 +389,11 @@ def _too_like(
     compare: dict[str, Any] = {"threshold": config.max_similarity, "inclusive": config.on_equal == "reject"}
     in_pool = _closest_in_pool(run, round_, written, compare)
     earlier = sorted(drafts_at(run, stage(NEW, round_)), key=lambda draft: draft.row_id)
-    tokens = {row.row_id: tokens_of(row.instruction, config.tokenizer) for row in [*earlier, *written]}
+    everyone: list[LionDraft | Candidate] = [*earlier, *written]
+    tokens = {row.row_id: tokens_of(row.instruction, config.tokenizer) for row in everyone}
     surplus: set[str] = set()
     while True:
-        rows: list[LionDraft | Candidate] = [*earlier, *(row for row in written if row.row_id not in surplus)]
+        rows = [row for row in everyone if row.row_id not in surplus]
         found = decide(
             [tokens[row.row_id] for row in rows], [in_pool.matches.get(row.row_id) for row in rows], **compare,
             groups=[row.origin for row in rows] if config.pool == "own_kind" else None,

@@ -26,7 +26,7 @@ from alignray.runtime.training import TrainingOutcome, launch_training, referenc
 from alignray.train.analysis import write_watched_texts
 from alignray.train.data import steps_of
 from alignray.train.model import model_folder
-from alignray.train.tokenize import load_tokenizer, never_ids
+from alignray.train.tokenize import keep_template, load_tokenizer, never_ids
 
 
 @dataclass
@@ -81,6 +81,8 @@ def train(config: TrainJobConfig, *, new_run: bool = False, tokens_only: bool = 
         store = None if fill is None else _store(config, reference_folder)
         with watch.stage("train", _num_steps(config, stats)) as advance:
             trained = launch_training(config.training(), config.workers, root=folder.root, store=store, on_step=advance)
+        if trained.model and Path(trained.model).is_dir():
+            keep_template(trained.model, config.tokens)
     return _finish(config, folder, manifest, watch, stats, fill, trained, warnings)
 
 

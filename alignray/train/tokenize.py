@@ -131,6 +131,14 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
         raise ConfigError(f"model.path = {path!r}: no tokenizer can be loaded ({str(err).splitlines()[0]}); check the path") from err
 
 
+def keep_template(folder: str, config: TokenizeConfig) -> None:
+    """Write the chat template that a model was trained with beside it, where it was not the tokenizer's own: who serves it finds it."""
+    if config.chat_template is not None:
+        tokenizer = load_tokenizer(folder)
+        tokenizer.chat_template = ChatTemplate(tokenizer, config.chat_template, config.template_fields).text
+        tokenizer.save_pretrained(folder)
+
+
 def never_ids(tokenizer: Any, words: Iterable[str]) -> frozenset[int]:
     """Ids of those words that are a single token when they stand alone."""
     ids = (tokenizer.encode(word, add_special_tokens=False) for word in words)

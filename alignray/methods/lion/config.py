@@ -56,6 +56,9 @@ class LionConfig(Config):
     each character counts as a word; ascii (original): with an ASCII character that is no punctuation, words being between blanks."""
     on_echo: Literal["strip", "reject"] = "strip"
     """What becomes of the label "#Created Instruction#:" where the generator repeats it before the new instruction."""
+    referee_form: Literal["text", "json"] = "text"
+    """How the referee gives its scores. text: two lines, as in the thesis; json: a JSON object that the engine's grammar holds it to
+    (vllm, llama, many endpoints), with evidence first and whole scores."""
     referee_parser: Literal["strict", "original"] = "strict"
     """strict: both scores wherever they stand, if there is no doubt; original: the last two lines, to the letter. What cannot be
     read is asked for again in both, and never enters a mean."""

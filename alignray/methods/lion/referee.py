@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+import orjson
+
 from alignray.methods.lion.config import LionConfig
 from alignray.prompts import PromptTemplate
 
@@ -14,6 +16,12 @@ TEACHER_FIRST, STUDENT_FIRST = "lion/referee/teacher_first", "lion/referee/stude
 Scores = tuple[float, float]
 """Of assistant 1 and assistant 2, in the order in which they were shown."""
 
+_SCORE_SCHEMA = {"type": "integer", "minimum": 1, "maximum": 10}
+SCORES_SCHEMA = orjson.dumps({
+    "type": "object", "additionalProperties": False, "required": ["evidence", "score_1", "score_2"],
+    "properties": {"evidence": {"type": "string", "maxLength": 600}, "score_1": _SCORE_SCHEMA, "score_2": _SCORE_SCHEMA},
+}).decode()
+"""JSON schema of a reply with ``referee_form: json``."""
 READ_LIMIT = 100_000
 """Characters of a reply that are read; a longer one is unreadable."""
 
@@ -41,8 +49,22 @@ def scores_of(text: str, config: LionConfig) -> Scores | None:
 
     The authors' parser passes 15, -3 and nan, and marks failure by two scores of -1: here all of these are unreadable.
     """
+    if config.referee_form == "json":
+        return _scores_in_json(text)
     scores = read_scores(text) if config.referee_parser == "strict" else read_scores_as_authors(text)
     return scores if scores is not None and all(1 <= score <= 10 for score in scores) else None
+
+
+def _scores_in_json(text: str) -> Scores | None:
+    """Scores of a reply that is the object of ``SCORES_SCHEMA`` and nothing else."""
+    try:
+        value = orjson.loads(text) if len(text) <= READ_LIMIT else None
+    except orjson.JSONDecodeError:
+        return None
+    scores = [value.get(f"score_{place}") for place in (1, 2)] if isinstance(value, dict) else []
+    if len(scores) != 2 or not all(type(score) is int and 1 <= score <= 10 for score in scores):
+        return None
+    return float(scores[0]), float(scores[1])
 
 
 def read_scores(text: str) -> Scores | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from alignray.methods.lion.config import LionConfig
 from alignray.methods.lion.discriminate import gap_of, reading_of
 from alignray.methods.lion.filters import BAD_START, CUT, FILTERED, MARKER_WORD, TOO_SHORT, instruction_in, num_words, why_unusable
-from alignray.methods.lion.referee import STUDENT_FIRST, TEACHER_FIRST, ask_referee, scores_of
+from alignray.methods.lion.referee import SCORES_SCHEMA, STUDENT_FIRST, TEACHER_FIRST, ask_referee, scores_of
 from alignray.prompts import PromptTemplate, load_prompt
 from alignray.schema import Candidate, ChatRequest, Completion, LionDraft, Message, Rejected, Review
 from alignray.steps import PromptStep
@@ -57,13 +57,17 @@ def judge_steps(config: LionConfig, prompts_dir: str | None = None) -> list[Prom
     A draft that carries an answer and reviews of an earlier round loses them. The last step rejects a row whose scores could not be
     read in either order; one order is enough, and ``gap_of`` says that it was one.
     """
-    system, template, again = (load_prompt(f"lion/{name}", prompts_dir) for name in ("referee_system", "referee", "referee_again"))
+    form = "_json" if config.referee_form == "json" else ""
+    names = ("referee_system", f"referee{form}", f"referee_again{form}")
+    system, template, again = (load_prompt(f"lion/{name}", prompts_dir) for name in names)
+    schema = SCORES_SCHEMA if form else None
     steps = [PromptStep(name=STUDENT_STEP, role=STUDENT, takes=LionDraft, build=_ask_student, parse=_read_student)]
     for order in (TEACHER_FIRST, STUDENT_FIRST):
         question: Question = partial(_question, system=system, template=template, teacher_first=order == TEACHER_FIRST)
         for name in names_of(order, config):
             steps.append(PromptStep(
-                name=name, role=REFEREE, takes=LionDraft, build=partial(_ask_again, order=order, question=question, again=again),
+                name=name, role=REFEREE, takes=LionDraft,
+                build=partial(_ask_again, order=order, question=question, again=again, schema=schema),
                 parse=partial(_read_referee, name=name, teacher_first=order == TEACHER_FIRST, config=config),
             ))
     last = steps.pop()
@@ -134,15 +138,17 @@ def _question(draft: LionDraft, *, system: PromptTemplate, template: PromptTempl
     return Message("system", system.render()), Message("user", text)
 
 
-def _ask_again(draft: LionDraft, *, order: str, question: Question, again: PromptTemplate) -> ChatRequest | None:
+def _ask_again(
+    draft: LionDraft, *, order: str, question: Question, again: PromptTemplate, schema: str | None,
+) -> ChatRequest | None:
     """The question at first, the same with the unreadable reply and a request for the form later, nothing once it is answered."""
     if reading_of(draft.reviews, order) is not None:
         return None
     asked = [review for review in draft.reviews if review.step.startswith(order)]
     if not asked:
-        return ChatRequest(question(draft))
+        return ChatRequest(question(draft), json_schema=schema)
     shown = asked[-1].text[-_SHOWN_AGAIN:] or "(empty)"
-    return ChatRequest((*question(draft), Message("assistant", shown), Message("user", again.render())))
+    return ChatRequest((*question(draft), Message("assistant", shown), Message("user", again.render())), json_schema=schema)
 
 
 def _read_referee(

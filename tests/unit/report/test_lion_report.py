@@ -530,7 +530,7 @@ def test_the_card_of_a_run_without_training_does_not_say_that_the_student_learnt
     config = make_config(hostile=False) | {"student": None, "student_engine": {"kind": "scripted"}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     card = write_card(run).read_text()
-    assert "| student | answers the Cache Pool in every round; it is not trained | student (scripted) | student-model | its own, 0 |" in card
+    assert "| answers the Cache Pool in every round; it is not trained | student (scripted) | student-model | its own, 0 |" in card
 
 
 def test_the_card_names_every_column_of_the_rows() -> None:
