@@ -45,17 +45,17 @@ class HashEmbedder:
 class SentenceEmbedder:
     """Any sentence-transformers model, by hub name or local folder; CPU unless a GPU is there."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, setting: str = "analysis.embedder") -> None:
         self.name = name
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError as err:
-            raise EngineDown("analysis.embedder needs sentence-transformers; pip install 'alignray[eval]', or set it to hash") from err
+            raise EngineDown(f"{setting} needs sentence-transformers; pip install 'alignray[eval]', or set it to hash") from err
         try:
             self._model = SentenceTransformer(name, trust_remote_code=False)
         except (OSError, ValueError, RuntimeError) as err:
             raise EngineDown(
-                f"analysis.embedder = {name!r} cannot be loaded ({str(err).splitlines()[0]}); name a local folder, or set it to hash"
+                f"{setting} = {name!r} cannot be loaded ({str(err).splitlines()[0]}); name a local folder, or set it to hash"
             ) from err
 
     def embed(self, texts: Sequence[str]) -> Vectors:
@@ -64,10 +64,13 @@ class SentenceEmbedder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def build_embedder(name: str) -> Embedder:
+def build_embedder(name: str, *, setting: str = "analysis.embedder") -> Embedder:
     """ "hash", or a sentence-transformers model.
+
+    Args:
+        setting: the config key that the name is from, for messages.
 
     Raises:
         EngineDown: the model or its library is not there.
     """
-    return HashEmbedder() if name == "hash" else SentenceEmbedder(name)
+    return HashEmbedder() if name == "hash" else SentenceEmbedder(name, setting=setting)

@@ -3,12 +3,14 @@
 from alignray.schema.chat import ChatRequest, Completion, Conversation, Message, Rejected
 from alignray.schema.evals import ConstructedItem, EvalDraft, Figure, Reply, Score, ScoredItem
 from alignray.schema.lion import Candidate, LionDraft, LionRow, Review
+from alignray.schema.lte import Answer, Edit, EditDraft, EditExample, PlainQuery, Probe, Rewrite
 from alignray.schema.preferences import BridgedPair, BridgeDraft, PreferencePair, SftExample
 from alignray.schema.rows import arrow_schema, from_row, records_of, table_of, to_row
 from alignray.schema.webr import InstructionRow, WebDocument, WebRDraft
 
 __all__ = [
-    "BridgeDraft", "BridgedPair", "Candidate", "ChatRequest", "Completion", "ConstructedItem", "Conversation", "EvalDraft", "Figure",
-    "InstructionRow", "LionDraft", "LionRow", "Message", "PreferencePair", "Rejected", "Reply", "Review", "Score", "ScoredItem",
-    "SftExample", "WebDocument", "WebRDraft", "arrow_schema", "from_row", "records_of", "table_of", "to_row",
+    "Answer", "BridgeDraft", "BridgedPair", "Candidate", "ChatRequest", "Completion", "ConstructedItem", "Conversation", "Edit",
+    "EditDraft", "EditExample", "EvalDraft", "Figure", "InstructionRow", "LionDraft", "LionRow", "Message", "PlainQuery",
+    "PreferencePair", "Probe", "Rejected", "Reply", "Review", "Rewrite", "Score", "ScoredItem", "SftExample", "WebDocument", "WebRDraft",
+    "arrow_schema", "from_row", "records_of", "table_of", "to_row",
 ]

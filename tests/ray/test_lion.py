@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
+from safetensors.torch import load_file
 
 from alignray.methods.lion.pools import calls_of
 from alignray.pipelines.inspect_run import status_of, trace
 from alignray.pipelines.lion import Outcome, distill
 from alignray.pipelines.lion_config import LionJobConfig
+from alignray.train.tiny import write_tiny_model
 from tests.ray.conftest import ROOT
 from tests.ray.processes import finish, kill_tree, start, wait_for
 from tests.ray.run_files import journal_of, rows_of
@@ -165,6 +168,30 @@ def test_the_loop_ends_when_too_little_is_hard(run_lion: Lion, tmp_path: Path) -
     outcome = run_lion(tmp_path / "run", stop={"hard_share": 0.9}, student_engine=same)
     assert outcome.status == "done" and len(outcome.rounds) == 1
     assert "below stop.hard_share = 0.9" in outcome.message
+
+
+def test_the_student_is_trained_in_each_round_and_answers_from_its_checkpoint(run_lion: Lion, tmp_path: Path) -> None:
+    tiny = write_tiny_model(tmp_path / "tiny", hidden_size=32)
+    student = {
+        "model": {"path": str(tiny), "dtype": "float32", "lora": {"rank": 4, "alpha": 8}}, "batch_size": 4,
+        "tokens": {"max_length": 512, "max_prompt_length": 384, "chat_template": "plain"}, "optimizer": {"learning_rate": 1.0e-2},
+    }
+    roles = lion_data(tmp_path)["roles"] | {"student": {"engine": "student", "temperature": 1.0, "max_new_tokens": 12}}
+    outcome = run_lion(tmp_path / "run", rounds=1, student=student, student_engine={"kind": "transformers"}, roles=roles)
+    assert outcome.status == "done" and outcome.rounds[0]["judged"] == NUM_SEEDS
+    assert [state["train"]["rows"] for state in outcome.rounds] == [NUM_SEEDS, PER_ROUND]
+    first, last = (Path(outcome.run_dir) / "students" / f"round_{number}" for number in (1, 2))
+    assert outcome.model == str(last / "merged")
+    began_with = yaml.safe_load((last / "config.yaml").read_text())["model"]["path"]
+    assert began_with == str(first / "merged"), "a round goes on from the student of the one before"
+    assert "### Instruction:" in (last / "merged" / "chat_template.jinja").read_text()
+    answers = {row["student"] for row in rows_of(outcome.run_dir)}
+    assert len(answers) > 1 and not answers & {row["response"] for row in rows_of(outcome.run_dir)}
+    weights = [load_file(folder / "model.safetensors") for folder in (tiny, first / "merged", last / "merged")]
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(weights[0][name], weights[1][name]) and not torch.equal(weights[1][name], weights[2][name])
+    again = run_lion(tmp_path / "run", rounds=1, student=student, student_engine={"kind": "transformers"}, roles=roles)
+    assert again.usage["calls"] == outcome.usage["calls"] and again.rounds == outcome.rounds
 
 
 KILLS = ["taught_1", "judged_1", "written_1", "new_1", "judged_2"]

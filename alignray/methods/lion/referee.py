@@ -61,10 +61,12 @@ def _scores_in_json(text: str) -> Scores | None:
         value = orjson.loads(text) if len(text) <= READ_LIMIT else None
     except orjson.JSONDecodeError:
         return None
-    scores = [value.get(f"score_{place}") for place in (1, 2)] if isinstance(value, dict) else []
-    if len(scores) != 2 or not all(type(score) is int and 1 <= score <= 10 for score in scores):
+    if not isinstance(value, dict):
         return None
-    return float(scores[0]), float(scores[1])
+    first, second = value.get("score_1"), value.get("score_2")
+    if not (type(first) is int and type(second) is int and 1 <= first <= 10 and 1 <= second <= 10):
+        return None
+    return float(first), float(second)
 
 
 def read_scores(text: str) -> Scores | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alignray.engine.scripted import scripted_text
 from alignray.methods.lion.config import LionConfig
 from alignray.methods.lion.referee import READ_LIMIT, Scores, ask_referee, read_scores, read_scores_as_authors, scores_of
+from alignray.methods.lion.steps import judge_steps
 from alignray.prompts import load_prompt
+from alignray.schema import LionDraft
 
 SCORES = st.integers(10, 100).map(lambda tenths: tenths / 10)
 FORMS = [
@@ -108,3 +112,23 @@ def test_the_referee_is_shown_the_markers_of_the_vectors_and_the_answers_between
     assert f"{markers[3]}\nBY THE STUDENT\n\n{markers[4]}" in prompt
     swapped = ask_referee(template, "TASK", "BY THE TEACHER", "BY THE STUDENT", teacher_first=False)
     assert swapped == ask_referee(template, "TASK", "BY THE STUDENT", "BY THE TEACHER", teacher_first=True) != prompt
+
+
+@pytest.mark.parametrize(("text", "scores"), [
+    ('{"evidence": "one is right", "score_1": 9, "score_2": 3}', (9.0, 3.0)),
+    ('  {"score_2": 10, "score_1": 1, "evidence": ""}\n', (1.0, 10.0)),
+    ('{"score_1": 9}', None), ('{"score_1": 9, "score_2": 11}', None), ('{"score_1": 9, "score_2": 0}', None),
+    ('{"score_1": true, "score_2": 3}', None), ('{"score_1": "9", "score_2": 3}', None), ('{"score_1": 9.5, "score_2": 3}', None),
+    ("[9, 3]", None), ('{"score_1": 9, "score_2": 3', None), ("Score of the Assistant 1: 9\nScore of the Assistant 2: 3", None),
+])
+def test_scores_in_json_are_whole_numbers_of_one_object_or_nothing(text: str, scores: tuple[float, float] | None) -> None:
+    assert scores_of(text, LionConfig(referee_form="json")) == scores
+
+
+def test_a_reply_in_json_is_asked_for_with_its_schema_and_can_be_read() -> None:
+    draft = LionDraft("r1", "Name a river.", "seed", 0, teacher="The Rhine.", student="A lake.")
+    _, first, *_ = judge_steps(LionConfig(referee_form="json"))
+    request = first.build(draft)
+    assert request is not None and request.json_schema is not None
+    reply = scripted_text(request.messages, schema=json.loads(request.json_schema))
+    assert scores_of(reply, LionConfig(referee_form="json")) is not None
