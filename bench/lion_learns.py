@@ -414,7 +414,8 @@ class Loop:
         if ARMS[self.arm] is None:
             task = balanced_task if self.arm == "balanced" else seed_task
             return self.new_random(random.Random(f"{self.seed}/{round_}"), self.budget.per_round, round_, task)
-        steps, kept, start, size = lion.generator_steps(self.config), [], 0, 500
+        steps, start, size = lion.generator_steps(self.config), 0, 500
+        kept: list[LionDraft] = []
         while len(kept) < self.budget.per_round and start < self.budget.per_round * self.config.max_drawings:
             for drawn in lion.drawings(hard, easy, round=round_, start=start, num=size, config=self.config, seed=self.seed):
                 new = run_chain(drawn, steps, self.world)

@@ -69,7 +69,7 @@ def read_plain_queries(uri: str, fetch: FetchConfig, counts: Counter[str]) -> It
     Raises:
         RecordError: the file cannot be read, or not one of its rows has a query.
     """
-    return _read(_plain_rows(uri, fetch), uri, counts, _plain_query, f"a chat or one of {', '.join(_PLAIN_TEXTS)}")
+    return _read(_plain_rows(uri, fetch), uri, counts, _plain_query, f"a chat, turns, or one of {', '.join(_PLAIN_TEXTS)}")
 
 
 # ---- rows
@@ -384,6 +384,8 @@ def _plain_query(row: Row) -> PlainQuery:
         name = next(name for name in _PLAIN_TEXTS if isinstance(row.get(name), str))
         more = _text(row, "input", may_lack=True) if name == "instruction" else ""
         query, answer = "\n\n".join(text for text in (_text(row, name), more) if text), ""
+    elif isinstance(turns := row.get("turns"), list) and turns and isinstance(turns[0], str):
+        query, answer = storable(turns[0]).strip(), ""
     elif example.reason == "missing_column":
         raise _Unfit("missing_column", f"there are: {', '.join(map(str, row))[:500]}")
     else:

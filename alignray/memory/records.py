@@ -162,7 +162,7 @@ def _folded(text: str) -> str:
 def _digest(*parts: str) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = part.encode()
+        data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()

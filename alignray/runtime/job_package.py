@@ -148,7 +148,8 @@ def extras_of(config: Config) -> list[str]:
     leaves = list(_leaves(config.model_dump(mode="json")))
     kinds = {value for path, value in leaves if path[-1] == "kind"}
     wanted = {
-        "local": "llama" in kinds, "vllm": "vllm" in kinds, "train": "transformers" in kinds, "eval": "ifeval" in kinds,
+        "local": "llama" in kinds, "vllm": "vllm" in kinds, "eval": "ifeval" in kinds,
+        "train": "transformers" in kinds or any("objective" in path for path, _ in leaves),
         "s3": any(isinstance(value, str) and value.startswith("s3://") for _, value in leaves),
         "extract": any(path[-1] == "extractor" and value in ("trafilatura", "two_tier") for path, value in leaves),
     }
