@@ -53,6 +53,8 @@ class Benchmark:
     """Every metric of an answered and judged item."""
     summarize: Callable[[Sequence[ScoredItem]], Summary]
     """Over all scored items of one candidate."""
+    check: Callable[[], None] = lambda: None
+    """Raises ConfigError on a machine that cannot score; called on one before answers are paid for."""
 
 
 def reply_of(draft: EvalDraft, step: str) -> Reply | None:

@@ -154,6 +154,7 @@ def _sources(config: EvaluateJobConfig) -> list[ItemSource]:
 def _items(source: ItemSource, counts: Counter[str], *, config: EvaluateJobConfig) -> Iterator[EvalDraft | Rejected]:
     candidate = config.measured()[source.candidate]
     benchmark = build_benchmark(source.benchmark, config.prompts.dir)
+    benchmark.check()
     files = {name: read_rows(uri, config.fetch) for name, uri in source.benchmark.files().items()}
     recorded = None if candidate.answers is None else RecordedAnswers(read_rows(candidate.answers, config.fetch), candidate.answers)
     num_items = 0

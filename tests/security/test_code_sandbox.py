@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from alignray.errors import ConfigError
+from alignray.evals.code.humaneval import HumanEvalConfig, benchmark, check_machine
 from alignray.evals.sandbox import Isolation, Limits, Outcome, run_tests
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces, seccomp and rlimits are Linux'")
@@ -213,6 +214,14 @@ def _points_to(path: Path, mark: str) -> bool:
         return mark in str(path.readlink())
     except OSError:
         return False
+
+
+def test_a_machine_without_a_wall_is_refused_before_answers_are_paid_for() -> None:
+    with pytest.raises(ConfigError, match="require is strict"):
+        check_machine("strict", attempt=("seccomp",))
+    check_machine("best")
+    config = HumanEvalConfig.model_validate({"kind": "humaneval", "path": "x.jsonl"})
+    assert benchmark(config).check.args == ("strict",)  # type: ignore[attr-defined]
 
 
 def test_strict_refuses_where_a_wall_is_missing() -> None:

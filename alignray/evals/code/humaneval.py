@@ -86,7 +86,18 @@ def benchmark(config: HumanEvalConfig, prompts_dir: str | None = None) -> Benchm
         name=NAME, read=partial(_read, template=template),
         steps=tuple(answer_step(name, max_new_tokens=config.max_new_tokens) for name in names),
         score=partial(score, config=config, steps=names), summarize=partial(_summarize, config=config),
+        check=partial(check_machine, config.require),
     )
+
+
+def check_machine(require: Requirement, **walls: Any) -> None:
+    """Run a program of ours as those of models will be run.
+
+    Raises:
+        ConfigError: ``require`` is strict and the machine has no full sandbox.
+        EngineError: the sandbox broke.
+    """
+    run_tests("def probe():\n    return 1", "def check(probe):\n    assert probe() == 1", entry_point="probe", require=require, **walls)
 
 
 def _read(files: Files, *, template: PromptTemplate | None) -> Iterator[EvalDraft | Rejected]:
