@@ -21,7 +21,8 @@ skill; and whether the hard set stands where the student is weak: rank correlati
 the student's held-out accuracy. There is no mark; ``ratio`` is the adversarial arm's mean accuracy over that of the better one of
 random and easy only, and ``ok`` says that it is ahead of both in the mean over seeds and that every rank correlation is below -0.5.
 
-    python bench/lion_learns.py [--quick] [--seeds N] [--processes N] [--chart FILE.svg] [--easy-level same|any] [--keep FOLDER]
+    python bench/lion_learns.py [--quick] [--seeds N] [--processes N] [--chart FILE.svg] [--easy-level same|any] [--first-epochs N]
+        [--keep FOLDER]
 """
 
 from __future__ import annotations
@@ -73,13 +74,16 @@ UNREADABLE_RATE = 0.05
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may use. Every round passes over its Train Pool as often."""
+    """What a run may use."""
 
     seeds: int
     rounds: int = 3
     seed_rows: int = 4000
     per_round: int = 2000
+    first_epochs: int = 5
+    """Over the seeds, from random weights."""
     epochs: int = 5
+    """Over what a round brought."""
     batch_size: int = 32
     test_rows: int = 40
     """Of each skill."""
@@ -308,11 +312,11 @@ class Keeper:
         return False
 
 
-def imitate(model: Path, out: Path, drafts: Sequence[LionDraft], seed: int, budget: Budget, learning_rate: float) -> Path:
+def imitate(model: Path, out: Path, drafts: Sequence[LionDraft], seed: int, budget: Budget, epochs: int, learning_rate: float) -> Path:
     """Supervised training on the teacher's answers."""
     config = TrainConfig.model_validate({
         "model": {"path": str(model), "dtype": "float32", "gradient_checkpointing": False}, "objective": {"kind": "sft"},
-        "batch_size": budget.batch_size, "epochs": budget.epochs, "optimizer": {"learning_rate": learning_rate}, "seed": seed,
+        "batch_size": budget.batch_size, "epochs": epochs, "optimizer": {"learning_rate": learning_rate}, "seed": seed,
         "checkpoint_every_steps": 10**9, "log_every_steps": 10**9,
     })
     rows = []
@@ -433,7 +437,8 @@ class Loop:
             new = self.generate(hard, easy, round_)
             rounds.append({**figures, "new_by_skill": by_skill(new), "new_after_hard": sum(draft.origin == "hard" for draft in new)})
             self.pools = lion.advance(self.pools, self.add(new))
-            model = imitate(model, folder / f"round-{round_ + 1}", self.train_pool(), self.seed, self.budget, self.budget.learning_rates[1])
+            out, (_, rate) = folder / f"round-{round_ + 1}", self.budget.learning_rates
+            model = imitate(model, out, self.train_pool(), self.seed, self.budget, self.budget.epochs, rate)
             curve.append(accuracy(model, self.test))
         return {"seed": self.seed, "arm": self.arm, "curve": curve, "rounds": rounds}
 
@@ -461,7 +466,8 @@ def first_imitation(work: tuple[int, Budget, Path]) -> float:
     started = time.process_time()
     (folder / str(seed)).mkdir(exist_ok=True)
     start = make_model(folder / str(seed) / "start", seed, budget)
-    imitate(start, folder / str(seed) / "first", Loop(seed, "random", budget).train_pool(), seed, budget, budget.learning_rates[0])
+    pool = Loop(seed, "random", budget).train_pool()
+    imitate(start, folder / str(seed) / "first", pool, seed, budget, budget.first_epochs, budget.learning_rates[0])
     return time.process_time() - started
 
 
@@ -614,7 +620,8 @@ def run_all(budget: Budget, processes: int, kept: Path | None) -> list[dict[str,
             folder = kept / row_id_of(repr(replace(budget, seeds=0)))[:8]
             folder.mkdir(parents=True, exist_ok=True)
         first = pool.map(first_imitation, [(seed, budget, folder) for seed in seeds], chunksize=1)
-        runs = pool.map(run_arm, [(seed, arm, budget, folder) for seed in seeds for arm in ARMS], chunksize=1)
+        order = sorted(((seed, arm) for seed in seeds for arm in ARMS), key=lambda one: one[1] == "balanced")
+        runs = pool.map(run_arm, [(seed, arm, budget, folder) for seed, arm in order], chunksize=1)
     print(f"CPU seconds: first imitations {sum(first):.0f}, arms {sum(run['cpu_s'] for run in runs):.0f}")
     return runs
 
@@ -626,11 +633,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
     parser.add_argument("--chart", type=Path)
     parser.add_argument("--easy-level", choices=("same", "any"), default="same", help="of the rarer skills in the easy kind")
+    parser.add_argument("--first-epochs", type=int, default=Budget.first_epochs, help="over the seeds, the same checkpoint for every arm")
     parser.add_argument("--keep", type=Path, help="folder for what is finished; the same command with it goes on from there")
     given = parser.parse_args()
-    budget = Budget(given.seeds, easy_level=given.easy_level)
+    budget = Budget(given.seeds, first_epochs=given.first_epochs, easy_level=given.easy_level)
     if given.quick:
-        budget = Budget(1, rounds=2, seed_rows=600, per_round=300, test_rows=10, epochs=3, easy_level=given.easy_level)
+        budget = Budget(1, rounds=2, seed_rows=600, per_round=300, test_rows=10, first_epochs=3, epochs=3, easy_level=given.easy_level)
     print(f"Python {platform.python_version()}, torch {version('torch')}, transformers {version('transformers')}; {budget}", flush=True)
     started = time.time()
     runs = run_all(budget, given.processes, given.keep)

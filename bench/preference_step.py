@@ -10,14 +10,15 @@ Contenders, each in a process of its own, in both orders:
 
 Two sets of pairs: ``natural``, as they are in ultrafeedback_sample and dpo_en_demo (ALIGNRAY_DATA, default ../shared/data), with their
 spread of lengths; and ``bridged``-like, where a few words of the rejected answer are replaced, as after BMC's bridging, so that long
-prefixes are shared. Tokens come from SmolLM2's tokenizer; tokenising and loading are not timed, the reference pass is, on both sides
+prefixes are shared. ``--kinds run --run FOLDER`` takes the pairs that a run of ``alignray bridge`` made. Tokens come
+from SmolLM2's tokenizer; tokenising and loading are not timed, the reference pass is, on both sides
 (each pair is seen once, the least favourable case for a pass that serves all epochs). Gradient checkpointing is on, as by default on both.
 
 Speed is pairs per CPU second of one thread (the machine is shared), the better of both orders. Memory is the high-water mark of the
 process; ``above`` is what it rises above the process with its libraries and data, before a model is loaded. Quality: the largest
 difference of the loss and the largest relative difference of the gradient norm over all steps.
 
-    python bench/preference_step.py [--quick] [--model FOLDER] [--kinds natural bridged]
+    python bench/preference_step.py [--quick] [--model FOLDER] [--kinds natural bridged run] [--run FOLDER]
 
 FOLDER is a SmolLM2 in Hugging Face format (``python scripts/smollm2_hf.py FOLDER``); without it, and with --quick always, a random
 Llama of 10 million parameters is used with the tokenizer of the embedded model's weights.
@@ -82,10 +83,22 @@ def bridged(answer: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def token_pairs(tokenizer: Any, kind: str, number: int, max_length: int) -> list[dict[str, list[int]]]:
+def texts_of_run(run: Path) -> list[tuple[list[dict[str, str]], str, str]]:
+    """(prompt turns, chosen, rejected) of the finished rows of a run of ``alignray bridge``."""
+    import pyarrow.parquet as pq
+
+    rows = [row for path in sorted((run / "parts").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [(row["prompt"], row["chosen"], row["rejected"]) for row in sorted(rows, key=lambda row: row["row_id"])]
+
+
+def token_pairs(tokenizer: Any, kind: str, number: int, max_length: int, run: Path | None) -> list[dict[str, list[int]]]:
     """Token rows, prompts of at most half of ``max_length``, cut where they are longer than it."""
     rng = random.Random(0)
-    texts = [row for name in ("ultrafeedback_sample", "dpo_en_demo") for row in texts_of(DATA / f"{name}.jsonl.gz")]
+    if kind == "run":
+        assert run is not None
+        texts = texts_of_run(run)
+    else:
+        texts = [row for name in ("ultrafeedback_sample", "dpo_en_demo") for row in texts_of(DATA / f"{name}.jsonl.gz")]
     rng.shuffle(texts)
     pairs: list[dict[str, list[int]]] = []
     for turns, chosen, rejected in texts:
@@ -265,7 +278,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the small model, 8 pairs of up to 192 tokens, ours and TRL as it comes")
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--kinds", nargs="+", choices=("natural", "bridged"), default=["natural", "bridged"])
+    parser.add_argument("--kinds", nargs="+", choices=("natural", "bridged", "run"), default=["natural", "bridged"])
+    parser.add_argument("--run", type=Path, help="run folder of alignray bridge, for --kinds run")
     parser.add_argument("--num-pairs", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=512)
@@ -279,6 +293,8 @@ def main() -> None:
         run = run_trl if given.contend.startswith("trl") else run_ours
         print(json.dumps(run(given.contend, str(given.model), pairs, given.batch_size)))
         return
+    if "run" in given.kinds and given.run is None:
+        parser.error("--kinds run needs --run FOLDER, a run of alignray bridge")
     number, batch_size, max_length, orders, names = given.num_pairs, given.batch_size, given.max_length, given.orders, given.contenders
     if given.quick:
         number, batch_size, max_length, orders, names = 8, 4, 192, 1, ["shared", "trl"]
@@ -290,7 +306,7 @@ def main() -> None:
 
         tokenizer = AutoTokenizer.from_pretrained(model)
         for kind in given.kinds:
-            pairs = token_pairs(tokenizer, kind, number, max_length)
+            pairs = token_pairs(tokenizer, kind, number, max_length, given.run)
             lengths = [len(pair["prompt_ids"]) + len(pair[side]) for pair in pairs for side in ("chosen_ids", "rejected_ids")]
             print(f"{kind}: {len(pairs)} pairs in batches of {batch_size}, {statistics.mean(lengths):.0f} tokens a side "
                   f"({min(lengths)} to {max(lengths)})", flush=True)
