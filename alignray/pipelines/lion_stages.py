@@ -23,6 +23,7 @@ from alignray.io.commits import CommitLog, parquet_bytes
 from alignray.io.instructions import read_instructions
 from alignray.io.run_folder import RunFolder
 from alignray.methods.lion.discriminate import gap_of, is_hard
+from alignray.methods.lion.pools import Pools, advance
 from alignray.methods.lion.sampling import drawings
 from alignray.methods.lion.steps import generator_steps, judge_steps, teacher_steps
 from alignray.pipelines.lion_config import STUDENT, LionJobConfig
@@ -120,16 +121,22 @@ def _seeds(source: SeedSource, counts: Counter[str], *, config: LionJobConfig) -
 
 
 def pool_of(run: Run, stages: Sequence[str]) -> Pool:
-    """The distinct kept rows of some stages, by id; read here and not in tasks, as ids of some 10,000 rows are."""
+    """The distinct kept rows of some stages; read here and not in tasks, as ids of some 10,000 rows are.
+
+    Raises:
+        RecordError: a row is in two of the stages.
+    """
     log = CommitLog(run.folder.storage)
-    places: dict[str, tuple[str, int]] = {}
-    stage_of: dict[str, str] = {}
+    pools, places, stage_of = Pools(), dict[str, tuple[str, int]](), dict[str, str]()
     for name in stages:
+        own: dict[str, tuple[str, int]] = {}
         for commit, table in log.tables(name, columns=["row_id"]):
             stage_of[commit.name] = name
             for row, row_id in enumerate(table["row_id"].to_pylist()):
-                places.setdefault(row_id, (commit.name, row))
-    ids = sorted(places)
+                own.setdefault(row_id, (commit.name, row))
+        pools = advance(pools, sorted(own))
+        places |= own
+    ids = list(pools.cache)
     rows = np.asarray([places[row_id][1] for row_id in ids], np.int64)
     return Pool(Index(ids, [places[row_id][0] for row_id in ids], rows, {}), stage_of)
 

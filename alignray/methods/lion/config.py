@@ -23,7 +23,7 @@ ORIGINAL: dict[str, Any] = {
 class NoveltyConfig(Config):
     """Which new instructions are too much like one that is there. Source: thesis chapter 3, ROUGE-L against the Cache Pool."""
 
-    max_similarity: float = pydantic.Field(default=0.7, ge=0, le=1)
+    max_similarity: float = pydantic.Field(default=0.7, gt=0, le=1)
     """ROUGE-L F-measure from which a new instruction is no longer new."""
     on_equal: Literal["reject", "keep"] = "reject"
     """What becomes of one at exactly max_similarity: the thesis wants it below, the authors' code keeps it."""

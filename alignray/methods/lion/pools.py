@@ -10,21 +10,12 @@ from alignray.errors import RecordError
 
 @dataclass(frozen=True)
 class Pools:
-    """Ids of the two pools of one round."""
+    """Ids of the two pools of one round; both are empty before the seeds come in."""
 
-    train: tuple[str, ...]
+    train: tuple[str, ...] = ()
     """What the student is trained on: all seeds in round 1, later what the last round brought."""
-    cache: tuple[str, ...]
+    cache: tuple[str, ...] = ()
     """What student and teacher are compared on: everything that the teacher has answered so far."""
-
-
-def first_pools(seeds: Sequence[str]) -> Pools:
-    """The pools of round 1.
-
-    Raises:
-        RecordError: an id is there twice.
-    """
-    return advance(Pools((), ()), seeds)
 
 
 def advance(pools: Pools, new: Sequence[str]) -> Pools:

@@ -37,11 +37,6 @@ Record = TypeVar("Record", LionDraft, Candidate)
 LionStep = PromptStep[LionDraft, LionDraft]
 
 
-def seed_text(instruction: str, input: str) -> str:
-    """Instruction and input as the one text that everybody sees, joined by a line break; an empty input leaves nothing behind."""
-    return f"{instruction}\n{input}" if input.strip() else instruction
-
-
 def teacher_steps(config: LionConfig, prompts_dir: str | None = None) -> list[PromptStep[Any, Any]]:
     """The teacher's answer to an instruction, asked once and used for training and for every round's review."""
     system, template = (load_prompt(name, prompts_dir) for name in ("lion/teacher_system", "lion/teacher"))

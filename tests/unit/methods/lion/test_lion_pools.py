@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignray.errors import RecordError
-from alignray.methods.lion import advance, calls_of, first_pools, sizes_of
+from alignray.methods.lion import Pools, advance, calls_of, sizes_of
 
 
 def test_train_is_replaced_and_cache_enriched() -> None:
-    pools = first_pools(["a", "b"])
+    pools = advance(Pools(), ["a", "b"])
     assert pools.train == pools.cache == ("a", "b")
     later = advance(advance(pools, ["c"]), ["d", "e"])
     assert (later.train, later.cache) == (("d", "e"), ("a", "b", "c", "d", "e"))
@@ -21,9 +21,9 @@ def test_train_is_replaced_and_cache_enriched() -> None:
 def test_an_instruction_cannot_come_in_twice() -> None:
     for new in (["a"], ["c", "c"]):
         with pytest.raises(RecordError, match=f"row {new[0]} would be in the Cache Pool twice"):
-            advance(first_pools(["a", "b"]), new)
+            advance(advance(Pools(), ["a", "b"]), new)
     with pytest.raises(RecordError):
-        first_pools(["a", "a"])
+        advance(Pools(), ["a", "a"])
 
 
 def test_the_thesis_sizes_and_calls() -> None:
@@ -36,7 +36,7 @@ def test_the_thesis_sizes_and_calls() -> None:
 
 @given(st.integers(1, 30), st.integers(0, 9), st.integers(0, 5))
 def test_sizes_and_calls_are_what_playing_the_loop_counts(seeds: int, per_round: int, rounds: int) -> None:
-    pools = first_pools([f"seed {n}" for n in range(seeds)])
+    pools = advance(Pools(), [f"seed {n}" for n in range(seeds)])
     teacher = judged = generator = 0
     sizes = []
     for number in range(rounds):

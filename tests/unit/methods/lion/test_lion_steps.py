@@ -19,7 +19,6 @@ from alignray.methods.lion import (
     judge_steps,
     read_scores,
     read_scores_as_authors,
-    seed_text,
     teacher_steps,
 )
 from alignray.methods.lion.steps import REASONS
@@ -61,10 +60,6 @@ def through(steps: list[Any], record: Any, completion: Completion | str) -> tupl
 
 
 # ---- seeds and teacher
-
-
-def test_instruction_and_input_are_joined_by_a_line_break() -> None:
-    assert (seed_text("Add.", "1 and 2"), seed_text("Add.", ""), seed_text("Add.", " \n")) == ("Add.\n1 and 2", "Add.", "Add.")
 
 
 def test_the_teacher_is_asked_under_the_labels_and_its_answer_is_kept() -> None:
