@@ -4,7 +4,7 @@ The mock runs as a process of its own and counts what it served. "known" tells t
 "unknown" leaves the cap at 256, and the engine has to find the capacity, at endpoints that queue, that refuse, and that
 ration (where capacity is the bucket's rate). The first of each is what the result line reports.
 
-    python bench/endpoint.py [--quick] [--through engine|ray|judged] [--latency S] [--slots N]
+    python bench/endpoint.py [--quick] [--through engine|ray|judged|referee] [--latency S] [--slots N]
 """
 
 from __future__ import annotations
@@ -139,6 +139,24 @@ def drive_judged(url: str, case: Case, seconds: float) -> None:
         }), console=Console(quiet=True))
 
 
+def drive_referee(url: str, case: Case, seconds: float) -> None:
+    """Lion's judge stage: student and teacher are scripted, the referee reviews every answer in both orders."""
+    from rich.console import Console
+
+    from alignray.pipelines.lion import distill
+    from alignray.pipelines.lion_config import LionJobConfig
+
+    with tempfile.TemporaryDirectory(prefix="alignray-bench-") as name:
+        texts = (f"Tell story {number} of the harbour and the ferry." for number in range(int(case.capacity * (seconds + 6) / 2)))
+        Path(name, "seeds.jsonl").write_text("".join(json.dumps({"instruction": text}) + "\n" for text in texts))
+        referee = {"kind": "openai", "model": "mock", "base_url": url, "api_key_env": None, "max_in_flight": case.max_in_flight}
+        distill(LionJobConfig.model_validate({
+            "run_dir": f"{name}/run", "rounds": 1, "input": {"paths": [f"{name}/seeds.jsonl"]}, "lion": {"per_round": 2, "retries": 0},
+            "student": None, "student_engine": {"kind": "scripted", "seed": 7}, "engines": {"mock": referee, "fake": {"kind": "scripted"}},
+            "roles": {"default": {"engine": "fake"}, "referee": {"engine": "mock", "max_new_tokens": 256}}, "runtime": {"num_cpus": 2},
+        }), console=Console(quiet=True))
+
+
 def share_of_capacity(case: Case, drive: Driver, *, warm_up_s: float, measure_s: float) -> tuple[float, float]:
     """Calls served per second over the capacity, and the share of requests that were turned away."""
     with mock_endpoint(case.flags) as url:
@@ -159,7 +177,7 @@ def share_of_capacity(case: Case, drive: Driver, *, warm_up_s: float, measure_s:
     return rate / case.capacity, (after["refused"] - before["refused"]) / max(1, after["asked"] - before["asked"])
 
 
-DRIVERS: dict[str, Driver] = {"engine": drive_engine, "ray": drive_ray, "judged": drive_judged}
+DRIVERS: dict[str, Driver] = {"engine": drive_engine, "ray": drive_ray, "judged": drive_judged, "referee": drive_referee}
 
 
 def main() -> None:

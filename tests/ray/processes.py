@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -56,3 +58,26 @@ def child_named(process: subprocess.Popen[str], name: str) -> psutil.Process | N
             if name in " ".join(child.cmdline()):
                 return child
     return None
+
+
+class Endpoint:
+    """A mock endpoint in a process of its own."""
+
+    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
+        self.url, self.process = url, process
+
+    def served(self) -> int:
+        """Answers given so far."""
+        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/stats") as reply:
+            return int(json.load(reply)["served"])
+
+
+@contextlib.contextmanager
+def endpoint(*flags: str) -> Iterator[Endpoint]:
+    command = [sys.executable, "-m", "alignray.engine.mock_server", *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            yield Endpoint(process.stdout.readline().strip(), process)
+        finally:
+            process.kill()

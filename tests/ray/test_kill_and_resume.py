@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.ray.conftest import ROOT, SAMPLE
-from tests.ray.processes import child_named, finish, kill_tree, start, wait_for
+from tests.ray.conftest import SAMPLE
+from tests.ray.processes import child_named, endpoint, finish, kill_tree, start, wait_for
 from tests.ray.run_files import assert_nothing_is_lost, journal_of, rows_of
 
 CONFIG = """
@@ -26,29 +21,6 @@ plan: {{sample_pages: 1}}
 runtime: {{num_cpus: 2, block_rows: 8, part_rows: 4}}
 {more}
 """
-
-
-class Endpoint:
-    """A mock endpoint in a process of its own."""
-
-    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
-        self.url, self.process = url, process
-
-    def served(self) -> int:
-        """Answers given so far."""
-        with urllib.request.urlopen(self.url.removesuffix("/v1") + "/stats") as reply:
-            return int(json.load(reply)["served"])
-
-
-@contextlib.contextmanager
-def endpoint(*flags: str) -> Iterator[Endpoint]:
-    command = [sys.executable, "-m", "alignray.engine.mock_server", *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            yield Endpoint(process.stdout.readline().strip(), process)
-        finally:
-            process.kill()
 
 
 def write_config(folder: Path, url: str, *, engine: str = "", more: str = "") -> Path:

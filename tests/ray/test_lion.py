@@ -20,7 +20,7 @@ from alignray.pipelines.lion import Outcome, distill
 from alignray.pipelines.lion_config import LionJobConfig
 from alignray.train.tiny import write_tiny_model
 from tests.ray.conftest import ROOT
-from tests.ray.processes import finish, kill_tree, start, wait_for
+from tests.ray.processes import endpoint, finish, kill_tree, start, wait_for
 from tests.ray.run_files import journal_of, rows_of
 
 SEEDS = str(ROOT / "samples" / "benchmarks" / "instructions.jsonl")
@@ -192,6 +192,20 @@ def test_the_student_is_trained_in_each_round_and_answers_from_its_checkpoint(ru
     assert not torch.equal(weights[0][name], weights[1][name]) and not torch.equal(weights[1][name], weights[2][name])
     again = run_lion(tmp_path / "run", rounds=1, student=student, student_engine={"kind": "transformers"}, roles=roles)
     assert again.usage["calls"] == outcome.usage["calls"] and again.rounds == outcome.rounds
+
+
+@pytest.mark.slow
+def test_a_faulty_endpoint_changes_nothing_but_the_time(run_lion: Lion, tmp_path: Path) -> None:
+    rows = []
+    faults = ("--faults", "429:1,429,500,hang,cut,drop,bad_json,empty_choices,503:1", "--fault-rate", "500=0.1")
+    for name, flags in (("healthy", ()), ("faulty", faults)):
+        with endpoint(*flags) as mock:
+            remote = {"kind": "openai", "model": "mock", "base_url": mock.url, "api_key_env": None, "max_in_flight": 4, "timeout_s": 3}
+            outcome = run_lion(tmp_path / name, rounds=1, engines={"fake": remote}, lion={"per_round": 2})
+        assert outcome.status == "done"
+        assert_nothing_is_lost(tmp_path / name)
+        rows.append(instructions_of(tmp_path / name))
+    assert rows[0] == rows[1]
 
 
 KILLS = ["taught_1", "judged_1", "written_1", "new_1", "judged_2"]
