@@ -582,7 +582,7 @@ def chart_of(runs: Sequence[dict[str, Any]]) -> str:
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" width="900" height="340" font-family="sans-serif" font-size="13">',
              '<rect width="900" height="340" fill="white"/>',
              '<text x="60" y="22">held-out accuracy, mean over skills</text>',
-             '<text x="520" y="22">share of a skill\'s instructions that are hard, adversarial arm</text>']
+             '<text x="520" y="22">hard share of a skill\'s instructions, adversarial arm</text>']
     for tick in (step / 20 for step in range(21)):
         if low <= tick <= high:
             parts.append(f'<line x1="60" x2="390" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="#ddd"/>'
