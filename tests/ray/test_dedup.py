@@ -227,6 +227,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[psutil.Process]]]:
             os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
 
 
+@pytest.mark.slow  # a schedule of tests/chaos kills a raylet, and the test above a driver in this join
 def test_a_raylet_killed_in_the_join_changes_no_kept_row(
     tmp_path: Path, many_rows: Path, undisturbed: list[str], cluster: tuple[str, list[psutil.Process]]
 ) -> None:

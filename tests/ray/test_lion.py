@@ -151,6 +151,7 @@ def test_a_referee_that_cannot_be_read_is_asked_again_and_then_set_aside_never_e
     assert_nothing_is_lost(tmp_path / "run")
 
 
+@pytest.mark.slow  # budgets that hold through a kill are in test_kill_and_resume.py
 def test_the_budget_stops_the_loop_and_a_larger_one_goes_on_to_the_same_rows(
     finished: tuple[Path, Outcome], run_lion: Lion, tmp_path: Path,
 ) -> None:
@@ -211,7 +212,8 @@ def test_a_faulty_endpoint_changes_nothing_but_the_time(run_lion: Lion, tmp_path
 KILLS = ["taught_1", "judged_1", "written_1", "new_1", "judged_2"]
 
 
-@pytest.mark.parametrize("stage", [pytest.param(name, marks=() if name == "judged_1" else pytest.mark.slow) for name in KILLS])
+@pytest.mark.slow  # test_evaluate.py kills the same walk in make test
+@pytest.mark.parametrize("stage", KILLS)
 def test_a_driver_that_is_killed_in_any_stage_goes_on_to_the_same_rows(
     stage: str, finished: tuple[Path, Outcome], tmp_path: Path,
 ) -> None:
