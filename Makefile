@@ -108,6 +108,8 @@ bench: setup $(PEERS)/.setup $(TEXT_DEDUP)/.setup
 	$(BIN)/python bench/preference_step.py $(BENCH_FLAGS)
 	$(BIN)/python bench/chunked_logprobs.py $(BENCH_FLAGS)
 	$(BIN)/python bench/bmc_learns.py $(BENCH_FLAGS)
+	$(BIN)/python bench/lion_learns.py $(BENCH_FLAGS)
+	$(BIN)/python bench/endpoint.py --through referee $(BENCH_FLAGS)
 
 # peers that do not live beside our pins
 $(PEERS)/.setup: bench/peers.txt

@@ -377,7 +377,7 @@ class Loop:
         self.taken = {task.instruction for task in self.test}
         self.drafts: dict[str, LionDraft] = {}
         seeds = self.add(self.new_random(rng, budget.seed_rows, 0, seed_task))
-        self.pools = lion.first_pools(seeds)
+        self.pools = lion.advance(lion.Pools(), seeds)
 
     def new_random(self, rng: random.Random, num: int, round_: int, task: Callable[[random.Random], Task]) -> list[LionDraft]:
         found: list[LionDraft] = []
