@@ -15,7 +15,7 @@ from alignray.untrusted import printable, storable
 
 if TYPE_CHECKING:
     from alignray.methods.webr.plan import StepForecast
-    from alignray.pipelines import bridge, construct, dedup, evaluate, lion, train
+    from alignray.pipelines import bridge, construct, dedup, evaluate, lion, lte, train
     from alignray.pipelines.plan import Plan
     from alignray.pipelines.webr import Outcome
     from alignray.runtime.submit import Job, JobOutcome
@@ -24,6 +24,9 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Aligning language models on Ray: web pages into instruction data.",
 )
+
+edits_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The edit memory: what a model is to know anew.")
+app.add_typer(edits_app, name="edits")
 
 EXPORTS = "openai, sharegpt, alpaca, trl, trl-prompt-completion, openrlhf or llamafactory"
 EXTRAS = dict.fromkeys(("torch", "transformers", "peft", "deepspeed", "accelerate"), "train")
@@ -47,6 +50,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 RunDir = Annotated[str | None, typer.Option("--run", metavar="DIR", help="Run folder (default: run_dir of the config)")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout")]
 NewRun = Annotated[bool, typer.Option("--new-run", help="Start over; the old run folder is moved aside")]
+MemoryArgument = Annotated[str, typer.Argument(metavar="MEMORY", help="Folder of the edit memory", show_default=False)]
 RunFolderArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder", show_default=False)]
 
 
@@ -178,6 +182,114 @@ def lion_command(
         _tell(distill(_loaded(LionJobConfig, config, own, run), new_run=new_run), as_json, _print_lion)
 
 
+@app.command("lte")
+def lte_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+) -> None:
+    """Edits into training examples that teach a model to answer by the edits in its prompt. Train on them with alignray train."""
+    with _exits(as_json):
+        from alignray.pipelines.lte import build_examples
+        from alignray.pipelines.lte_config import LTEJobConfig
+
+        _tell(build_examples(_loaded(LTEJobConfig, config, set_, run), new_run=new_run), as_json, _print_lte)
+
+
+@edits_app.command("add")
+def edits_add_command(
+    memory: MemoryArgument, file: Annotated[str | None, typer.Argument(metavar="FILE", help="File of edits, instead of the flags")] = None,
+    form: Annotated[str, typer.Option("--form", help="Of the file: zsre_mend, zsre_knowedit, wiki_recent, wiki_counterfact, wikibio, "
+                                                     "mquake, counterfact or counterfact_questions")] = "counterfact",
+    subject: Annotated[str, typer.Option("--subject", help="What the fact is about")] = "",
+    prompt: Annotated[str, typer.Option("--prompt", help="The question or the beginning of the sentence")] = "",
+    target: Annotated[str, typer.Option("--target", help="What holds now")] = "",
+    relation: Annotated[str, typer.Option("--relation", help="Which fact of the subject; the prompt stands in for it")] = "",
+    fact: Annotated[str, typer.Option("--fact", help="The fact as a sentence (default: prompt and target)")] = "",
+    embedder: Annotated[str | None, typer.Option("--embedder", help="Of a new memory: a sentence-transformers model, or hash")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take in an edit, or a file of them. A newer edit of the same subject and relation supersedes the older one."""
+    with _exits(as_json):
+        from alignray.pipelines.edits import add_file, add_one, open_memory
+
+        if file is not None and (subject or prompt or target):
+            raise ConfigError("give FILE or --subject, --prompt and --target, not both")
+        with open_memory(memory, embedder=embedder, writable=True) as opened:
+            if file is not None:
+                counts = add_file(opened, file, _edit_form(form))
+                found: dict[str, Any] = {**counts, "live": opened.num_live}
+            else:
+                result = add_one(opened, subject=subject, prompt=prompt, target=target, relation=relation, fact=fact)
+                found = {"edit_id": result.edit.edit_id, "outcome": result.outcome, "note": result.note, "live": opened.num_live}
+        _emit(found) if as_json else _print_status({name: value for name, value in found.items() if value != ""})
+
+
+@edits_app.command("list")
+def edits_list_command(
+    memory: MemoryArgument, ended: Annotated[bool, typer.Option("--ended", help="Superseded and deleted ones too")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many")] = 50, as_json: Json = False,
+) -> None:
+    """Edits in the order they were taken in."""
+    with _exits(as_json):
+        from alignray.pipelines.edits import listed_edits, open_memory
+
+        with open_memory(memory) as opened:
+            edits, live = listed_edits(opened, include_ended=ended, limit=limit), opened.num_live
+        if as_json:
+            _emit({"live": live, "edits": [{**_plain(edit), "metadata": dict(edit.metadata)} for edit in edits]})
+            return
+        for edit in edits:
+            fate = "" if edit.is_live else "  (deleted)" if edit.deleted else f"  (superseded by {edit.superseded_by})"
+            typer.echo(printable(f"{edit.edit_id}  {edit.descriptor}{fate}"))
+        typer.echo(f"{live:,} live")
+
+
+@edits_app.command("rm")
+def edits_rm_command(
+    memory: MemoryArgument, edit_id: Annotated[str, typer.Argument(metavar="EDIT_ID", show_default=False)], as_json: Json = False,
+) -> None:
+    """End an edit; it stays in the history, and what it superseded does not come back."""
+    with _exits(as_json):
+        from alignray.pipelines.edits import open_memory, remove
+
+        with open_memory(memory, writable=True) as opened:
+            edit, live = remove(opened, edit_id), opened.num_live
+        _emit({"edit_id": edit.edit_id, "live": live}) if as_json else typer.echo(printable(f"ended: {edit.descriptor}; {live:,} live"))
+
+
+@edits_app.command("find")
+def edits_find_command(
+    memory: MemoryArgument, query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False)],
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Edits to find")] = 3,
+    floor: Annotated[float | None, typer.Option("--floor", help="Least cosine similarity")] = None,
+    as_of: Annotated[int | None, typer.Option("--as-of", help="As the memory was at this version")] = None, as_json: Json = False,
+) -> None:
+    """The edits nearest to a query, and the prompt that a model would get with them."""
+    with _exits(as_json):
+        from alignray.methods.lte.render import render_prompt
+        from alignray.pipelines.edits import open_memory
+
+        with open_memory(memory) as opened:
+            near = opened.top_k([query], top_k, floor=floor, as_of=as_of)[0]
+        prompt = render_prompt([one.edit.descriptor for one in near], query)
+        if as_json:
+            shown = [{"edit_id": one.edit.edit_id, "score": one.score, "fact": one.edit.descriptor} for one in near]
+            _emit({"edits": shown, "prompt": prompt})
+            return
+        for one in near:
+            typer.echo(printable(f"{one.score:.3f}  {one.edit.edit_id}  {one.edit.descriptor}"))
+        typer.echo(printable(f"\n{prompt}"))
+
+
+def _edit_form(form: str) -> Any:
+    from typing import get_args
+
+    from alignray.io.edits import EditFile
+
+    if form not in get_args(EditFile):
+        raise ConfigError(f"--form {form!r} is no form of edit files; choose {', '.join(get_args(EditFile))}")
+    return form
+
+
 @app.command("rewards")
 def rewards_command(
     host: Annotated[str, typer.Option("--host", help="Address; there is no login, so only this machine by default")] = "127.0.0.1",
@@ -225,7 +337,7 @@ def plan_command(
 def submit_command(
     method: Annotated[
         str, typer.Argument(
-            metavar="METHOD", help="webr, dedup, bridge, train, lion, followbench, evaluate or construct", show_default=False),
+            metavar="METHOD", help="webr, dedup, bridge, train, lion, lte, followbench, evaluate or construct", show_default=False),
     ], config: Config,
     address: Annotated[str, typer.Option(
         "--address", metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], show_default=False,
@@ -493,6 +605,25 @@ def _print_lion(outcome: lion.Outcome) -> None:
     if outcome.model:
         console.print(f"model     {_shown(outcome.model)}", highlight=False, soft_wrap=True)
     _print_stop(outcome.status, outcome.message, "no instruction was kept")
+
+
+def _print_lte(outcome: lte.Outcome) -> None:
+    from rich.console import Console
+
+    from alignray.pipelines.lte import summary_of
+
+    console = Console()
+    for line in summary_of(outcome.data):
+        console.print(_shown(line), highlight=False, soft_wrap=True)
+    console.print(f"[bold]{outcome.rows:,} examples to train on[/], with and without the edit prompt", highlight=False)
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
+    for note, count in outcome.data["notes"].items():
+        console.print(f"note      {_shown(note)}: {count:,}", highlight=False, soft_wrap=True)
+    console.print(f"tokens    {outcome.usage['tokens']:,}   USD {outcome.usage['usd']:.4f}", highlight=False)
+    console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    console.print(f"dataset   {_shown(outcome.run_dir)}/parts", highlight=False, soft_wrap=True)
+    _print_stop(outcome.status, outcome.message, "no example was kept")
 
 
 def _print_stop(status: str, message: str, nothing: str) -> None:

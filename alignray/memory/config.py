@@ -13,24 +13,30 @@ class IndexConfig(Config):
     """How the nearest keys are found. Whatever it is, scores are exact: only which edits are looked at is approximate."""
 
     backend: Literal["auto", "faiss", "lists"] = "auto"
-    """faiss: HNSW, and above hnsw_below edits IVF with 8-bit codes. lists: inverted lists over the stored vectors, no library
-    needed. auto: faiss where it is installed."""
+    """faiss: needs it installed. lists: inverted lists over the stored vectors, no library needed. auto: faiss where it is."""
+    kind: Literal["ivf", "hnsw"] = "ivf"
+    """faiss only. ivf: inverted lists of 16-bit floats, half the vectors' size in memory; an edit always answers to its own key.
+    hnsw: a graph with a second copy of the vectors; it can lose edits whose keys are equal."""
     device: Literal["cpu", "gpu"] = "cpu"
-    """gpu: searches with a faiss that has StandardGpuResources; refused where it has not."""
+    """gpu: searches with a faiss that has StandardGpuResources (kind ivf); refused where it has not."""
     flat_below: int = pydantic.Field(default=20_000, ge=0)
     """Up to so many edits every key is compared."""
-    hnsw_below: int = pydantic.Field(default=200_000, ge=0)
-    """faiss: up to so many edits an HNSW graph, which holds a second copy of the vectors."""
     merge_at: int = pydantic.Field(default=4096, ge=1)
     """Edits that wait outside the index, all compared, until they are merged into it."""
     probes: int = pydantic.Field(default=32, ge=1)
-    """Lists looked into per query (lists, faiss IVF)."""
+    """Lists looked into per query (lists, ivf)."""
     hnsw_links: int = pydantic.Field(default=16, ge=2)
-    """faiss HNSW: links per edit and layer."""
+    """hnsw: links per edit and layer."""
     hnsw_search: int = pydantic.Field(default=128, ge=1)
-    """faiss HNSW: candidates kept while searching."""
+    """hnsw: candidates kept while searching."""
     background: bool = True
     """Whether merging waits for no one: a thread does it. Off: the add that fills merge_at does it."""
+
+    @pydantic.model_validator(mode="after")
+    def _gpus_have_no_graph(self) -> IndexConfig:
+        if self.device == "gpu" and self.kind == "hnsw":
+            raise ValueError("device = gpu cannot search a graph; set kind to ivf")
+        return self
 
 
 class MemoryConfig(Config):

@@ -1,4 +1,4 @@
-"""The main part of the index with FAISS: a graph (HNSW), and above some size inverted lists with 8-bit codes; scores are ours."""
+"""The main part of the index with FAISS: inverted lists of 16-bit floats, or a graph (HNSW); candidates only, scores are ours."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import numpy.typing as npt
 from alignray.engine.embedders import Vectors
 from alignray.errors import ConfigError
 from alignray.memory.config import IndexConfig
+from alignray.memory.index import lists_for
 from alignray.memory.ledger import Longs, View
 
 _BUILD_EFFORT = 80
 """HNSW: candidates per edit while the graph is built."""
+_PER_LIST = 40
+"""Rows per list that training looks at."""
 _ADD_AT_ONCE = 65_536
+_MOST = 2048
+"""Neighbours that a GPU index gives at most; where too few of so many are live, all rows are compared."""
 
 
 def faiss_there(config: IndexConfig) -> bool:
@@ -41,74 +46,71 @@ class FaissPart:
     def __init__(self, index: Any, trained_rows: int, config: IndexConfig) -> None:
         import faiss
 
-        self.num_rows, self.trained_rows = int(index.ntotal), trained_rows
+        self.num_rows, self._trained_rows = int(index.ntotal), trained_rows
         self._index, self._config, self._searched = index, config, index
         if config.device == "gpu":
-            # HNSW has no GPU form, so trained() makes none there
             self._resources = faiss.StandardGpuResources()
             self._searched = faiss.index_cpu_to_gpu(self._resources, 0, index)
-        if isinstance(index, faiss.IndexIVF):
+        if config.kind == "ivf":
             self._searched.nprobe = config.probes
-        elif isinstance(index, faiss.IndexHNSW):
+        else:
             index.hnsw.efSearch = config.hnsw_search
 
     @classmethod
     def trained(cls, vectors: Vectors, config: IndexConfig) -> FaissPart:
-        """An index of the kind that fits the number of rows."""
+        """An index over all rows, from a sample of them."""
         import faiss
 
-        dimensions, metric = vectors.shape[1], faiss.METRIC_INNER_PRODUCT
-        if len(vectors) > config.hnsw_below:
-            num_lists = min(4096, 1 << round(np.log2(2 * np.sqrt(len(vectors)))))
-            quantizer = faiss.IndexFlatIP(dimensions)
-            index = faiss.IndexIVFScalarQuantizer(quantizer, dimensions, num_lists, faiss.ScalarQuantizer.QT_8bit, metric)
-            index.own_fields = True
-            quantizer.this.disown()
-            sample = np.random.default_rng(0).permutation(len(vectors))[: num_lists * 40]
-            index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
-        elif config.device == "gpu":
-            index = faiss.IndexFlatIP(dimensions)
-        else:
-            index = faiss.IndexHNSWFlat(dimensions, config.hnsw_links, metric)
+        dimensions = vectors.shape[1]
+        index: Any
+        if config.kind == "hnsw":
+            index = faiss.IndexHNSWFlat(dimensions, config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = _BUILD_EFFORT
+        else:
+            num_lists = lists_for(len(vectors))
+            index = faiss.index_factory(dimensions, f"IVF{num_lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+            index.cp.min_points_per_centroid = 1  # else faiss complains of small memories on stderr
+            sample = np.random.default_rng(0).permutation(len(vectors))[: num_lists * _PER_LIST]
+            index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
         _add(index, vectors)
         return cls(index, len(vectors), config)
 
+    def is_outgrown(self, rows: int) -> bool:
+        """Inverted lists at four times what they were trained on; a graph never."""
+        return self._config.kind == "ivf" and rows >= 4 * self._trained_rows
+
     def search(self, query: Vectors, vectors: Vectors, view: View, wanted: int) -> Longs:
         """Ever more neighbours, until enough of them are live."""
-        fetch = 2 * wanted
+        fetch, most = 2 * wanted, min(self.num_rows, _MOST)
         while True:
-            fetch = min(fetch, self.num_rows)
+            fetch = min(fetch, most)
             rows = self._searched.search(query[None], fetch)[1][0]
             rows = rows[rows >= 0]
-            is_all = fetch == self.num_rows or len(rows) < fetch
             rows = rows[view.sees(rows)]
-            if len(rows) >= wanted or is_all or fetch >= 2048:  # a GPU gives no more; the index compares all rows then
-                return rows[:wanted] if self._searched is not self._index else _reranked(rows, vectors, query, wanted)
+            if len(rows) >= wanted or fetch == most:
+                return _reranked(rows, vectors, query, wanted)
             fetch *= 4
 
     def extended(self, vectors: Vectors) -> FaissPart:
-        """A copy with the newer rows added; another kind where the rows have outgrown this one."""
+        """A copy with the newer rows added."""
         import faiss
 
-        if self.num_rows <= self._config.hnsw_below < len(vectors):
-            return self.trained(vectors, self._config)
         index = faiss.clone_index(self._index)
         _add(index, vectors[self.num_rows :])
-        return FaissPart(index, self.trained_rows, self._config)
+        return FaissPart(index, self._trained_rows, self._config)
 
     def dump(self) -> dict[str, npt.NDArray[Any]]:
         """The index as FAISS writes it."""
         import faiss
 
-        return {"faiss": faiss.serialize_index(self._index), "trained_rows": np.array(self.trained_rows)}
+        return {f"faiss_{self._config.kind}": faiss.serialize_index(self._index), "trained_rows": np.array(self._trained_rows)}
 
     @classmethod
     def loaded(cls, arrays: Mapping[str, npt.NDArray[Any]], config: IndexConfig) -> FaissPart:
         """The one that was dumped."""
         import faiss
 
-        return cls(faiss.deserialize_index(arrays["faiss"]), int(arrays["trained_rows"]), config)
+        return cls(faiss.deserialize_index(arrays[f"faiss_{config.kind}"]), int(arrays["trained_rows"]), config)
 
 
 def _add(index: Any, vectors: Vectors) -> None:
@@ -117,7 +119,7 @@ def _add(index: Any, vectors: Vectors) -> None:
 
 
 def _reranked(rows: Longs, vectors: Vectors, query: Vectors, wanted: int) -> Longs:
-    """The best by the stored vectors: 8-bit codes order them only roughly."""
+    """The best by the stored vectors: 16-bit floats order them only roughly."""
     if len(rows) <= wanted:
         return rows
     scores = vectors[rows] @ query

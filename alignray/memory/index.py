@@ -41,7 +41,9 @@ class MainPart(Protocol):
     """An index over rows [0, num_rows) that never changes: ``extended`` gives another one."""
 
     num_rows: int
-    trained_rows: int
+
+    def is_outgrown(self, rows: int) -> bool:
+        """Whether so many rows want an index that is built anew."""
 
     def search(self, query: Vectors, vectors: Vectors, view: View, wanted: int) -> Longs:
         """Live rows [<= wanted] that are probably nearest to one query [D], in no order."""
@@ -72,11 +74,16 @@ def dots(vectors: Vectors, rows: Longs, query: Vectors, out: Vectors) -> None:
         out[place] = total
 
 
+def lists_for(rows: int) -> int:
+    """How many inverted lists: about 4 times the root of the rows, a power of two, at most 4096."""
+    return int(min(4096, 1 << round(np.log2(4 * np.sqrt(max(1, rows))))))
+
+
 class InvertedLists:
     """Rows by their nearest centroid; a query looks into the lists of its nearest centroids."""
 
     def __init__(self, centroids: Vectors, list_of: npt.NDArray[np.uint16], trained_rows: int, probes: int) -> None:
-        self.num_rows, self.trained_rows = len(list_of), trained_rows
+        self.num_rows, self._trained_rows = len(list_of), trained_rows
         self._centroids, self._list_of, self._probes = centroids, list_of, probes
         self._order: Longs = np.argsort(list_of, kind="stable")
         self._starts = np.searchsorted(list_of[self._order], np.arange(len(centroids) + 1))
@@ -84,10 +91,14 @@ class InvertedLists:
     @classmethod
     def trained(cls, vectors: Vectors, probes: int) -> InvertedLists:
         """Lists over all rows, from a sample of them."""
-        num_lists = min(4096, 1 << max(1, round(np.log2(2 * np.sqrt(max(1, len(vectors)))))))
+        num_lists = lists_for(len(vectors))
         sample = np.random.default_rng(0).permutation(len(vectors))[: num_lists * _PER_LIST]
         centroids = _spherical_means(vectors[np.sort(sample)], min(num_lists, len(sample)))
         return cls(centroids, _nearest(vectors, centroids), len(vectors), probes)
+
+    def is_outgrown(self, rows: int) -> bool:
+        """At four times what it was trained on."""
+        return rows >= 4 * self._trained_rows
 
     def search(self, query: Vectors, vectors: Vectors, view: View, wanted: int) -> Longs:
         """Of ever more lists, until enough live rows are found."""
@@ -109,11 +120,11 @@ class InvertedLists:
     def extended(self, vectors: Vectors) -> InvertedLists:
         """Newer rows join the lists that there are."""
         newer = _nearest(vectors[self.num_rows :], self._centroids)
-        return InvertedLists(self._centroids, np.concatenate([self._list_of, newer]), self.trained_rows, self._probes)
+        return InvertedLists(self._centroids, np.concatenate([self._list_of, newer]), self._trained_rows, self._probes)
 
     def dump(self) -> dict[str, npt.NDArray[Any]]:
         """Centroids and the list of each row."""
-        return {"centroids": self._centroids, "list_of": self._list_of, "trained_rows": np.array(self.trained_rows)}
+        return {"centroids": self._centroids, "list_of": self._list_of, "trained_rows": np.array(self._trained_rows)}
 
 
 class VectorIndex:
@@ -132,6 +143,8 @@ class VectorIndex:
 
     def search(self, queries: Vectors, vectors: Vectors, view: View, k: int) -> list[Near]:
         """The k live rows nearest to each query [B, D]; of equal scores the newer row comes first."""
+        if not len(queries):
+            return []
         main = self._main
         merged = main.num_rows if main else 0
         wanted = k + _SPARE
@@ -152,12 +165,12 @@ class VectorIndex:
         return rows > self._config.flat_below and rows - self.num_merged >= self._config.merge_at
 
     def merge(self, vectors: Vectors) -> None:
-        """Take all rows into the main part; searches go on meanwhile. A main part that has grown fourfold is trained anew."""
+        """Take all rows into the main part; searches go on meanwhile."""
         with self._merging:
             main = self._main
             if len(vectors) <= max(self.num_merged, self._config.flat_below):
                 return
-            self._main = main.extended(vectors) if main and len(vectors) < 4 * main.trained_rows else self._build(vectors)
+            self._main = main.extended(vectors) if main and not main.is_outgrown(len(vectors)) else self._build(vectors)
 
     def dump(self) -> dict[str, npt.NDArray[Any]]:
         """The main part for a snapshot."""
@@ -188,22 +201,18 @@ def _scan(queries: Vectors, vectors: Vectors, start: int, view: View, wanted: in
     best_scores: list[list[Vectors]] = [[np.zeros(0, np.float32)] for _ in queries]
     for begin in range(start, view.rows, _CHUNK):
         stop = min(begin + _CHUNK, view.rows)
-        live = view.live(begin, stop)
+        rows = begin + np.flatnonzero(view.live(begin, stop))
         scores_BC = queries @ vectors[begin:stop].T if len(queries) > 1 else (vectors[begin:stop] @ queries[0])[None]
-        all_live = bool(live.all())
-        for at, scores in enumerate(scores_BC):
-            rows = np.arange(stop - begin) if all_live else np.flatnonzero(live)
-            scores = scores if all_live else scores[rows]
-            if len(rows) > wanted:
-                top = np.argpartition(-scores, wanted - 1)[:wanted]
-                rows, scores = rows[top], scores[top]
-            best_rows[at].append(rows + begin)
-            best_scores[at].append(scores)
-    return [_best(np.concatenate(rows), np.concatenate(scores), wanted) for rows, scores in zip(best_rows, best_scores, strict=True)]
+        for at, live_scores in enumerate(scores_BC[:, rows - begin] if len(rows) < stop - begin else scores_BC):
+            top = _top(live_scores, wanted)
+            best_rows[at].append(rows[top])
+            best_scores[at].append(live_scores[top])
+    return [np.concatenate(rows)[_top(np.concatenate(scores), wanted)] for rows, scores in zip(best_rows, best_scores, strict=True)]
 
 
-def _best(rows: Longs, scores: Vectors, wanted: int) -> Longs:
-    return rows if len(rows) <= wanted else rows[np.argpartition(-scores, wanted - 1)[:wanted]]
+def _top(scores: Vectors, wanted: int) -> Longs:
+    """Places of the best, in no order."""
+    return np.arange(len(scores)) if len(scores) <= wanted else np.argpartition(-scores, wanted - 1)[:wanted]
 
 
 def _ranked(rows: Longs, vectors: Vectors, query: Vectors, k: int) -> Near:

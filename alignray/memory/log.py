@@ -21,6 +21,8 @@ from alignray.engine.embedders import Vectors
 from alignray.errors import StorageError
 
 _CHUNK = 1 << 23
+_ROOM = 4096
+"""Rows by which the vector file is longer than it has to be, at least."""
 
 
 class Place(NamedTuple):
@@ -84,19 +86,18 @@ def payload_at(descriptor: int, offset: int, length: int) -> bytes:
 
 
 def map_vectors(path: Path, rows: int, dimensions: int) -> Vectors:
-    """The first rows of a vector file [rows, dimensions], read from the disk as they are touched.
+    """A vector file [all that it has room for, dimensions], read from the disk as it is touched.
 
     Raises:
         StorageError: the file is shorter than that.
     """
     if not rows:
         return np.zeros((0, dimensions), dtype=np.float32)
-    size = rows * dimensions * 4
     with path.open("rb") as file:
-        if (there := os.fstat(file.fileno()).st_size) < size:
-            raise StorageError(f"{path}: holds {there // (dimensions * 4)} of {rows} vectors; embed anew with alignray.memory.rebuild")
-        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapped, dtype=np.float32).reshape(rows, dimensions)
+        if (room := os.fstat(file.fileno()).st_size // (dimensions * 4)) < rows:
+            raise StorageError(f"{path}: holds {room} of {rows} vectors; embed anew with alignray.memory.rebuild")
+        mapped = mmap.mmap(file.fileno(), room * dimensions * 4, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, dtype=np.float32).reshape(room, dimensions)
 
 
 def vector_crc(vector: Vectors) -> int:
@@ -116,6 +117,15 @@ class Writer:
         self._vectors = os.open(vectors, os.O_RDWR | os.O_CREAT, 0o644)
         os.ftruncate(self._log, place.offset)
         os.ftruncate(self._vectors, rows * self._row_bytes)
+        self._room = 0
+        self._make_room(rows)
+
+    def _make_room(self, rows: int) -> None:
+        """Lengthen the vector file ahead of its rows (a hole, no disk space), so that it is mapped anew rarely: a new mapping has to
+        fault in its pages again."""
+        if rows >= self._room:
+            self._room = rows + max(_ROOM, rows // 2)
+            os.ftruncate(self._vectors, self._room * self._row_bytes)
 
     def commit(self, payloads: Sequence[bytes], vectors: Vectors) -> list[tuple[int, int]]:
         """Offset and length of each event's line.
@@ -133,6 +143,7 @@ class Writer:
             lines.append(line)
             offset += len(line)
         try:
+            self._make_room(self.rows + len(vectors))
             _write(self._vectors, np.ascontiguousarray(vectors).tobytes(), self.rows * self._row_bytes)
             self._sync(self._vectors if len(vectors) else None)
             _write(self._log, b"".join(lines), self.place.offset)
@@ -155,8 +166,7 @@ class Writer:
 
     def _take_back(self, cause: OSError) -> None:
         try:
-            os.ftruncate(self._log, self.place.offset)
-            os.ftruncate(self._vectors, self.rows * self._row_bytes)
+            os.ftruncate(self._log, self.place.offset)  # vectors that no event names are written over
         except OSError:
             self._broken = self._broken or f"a write failed and could not be taken back ({cause.strerror})"
 

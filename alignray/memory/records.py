@@ -15,7 +15,7 @@ from alignray.errors import RecordError
 LIVE = (1 << 63) - 1
 """End of an edit that nothing has ended yet: a version after all others."""
 
-Outcome = Literal["added", "superseded", "unchanged"]
+Outcome = Literal["added", "superseded", "unchanged", "deleted"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class MemoryEdit:
 
 @dataclass(frozen=True)
 class EditResult:
-    """What became of an add."""
+    """What became of an add, supersede or delete."""
 
     edit: MemoryEdit
     outcome: Outcome

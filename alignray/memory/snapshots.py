@@ -5,8 +5,6 @@ The vectors are not in it: ``vectors.f32`` is append-only and raw already, and t
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import shutil
 import uuid
@@ -14,15 +12,13 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from alignray.memory.log import Place
-
-logger = logging.getLogger(__name__)
 
 _KEPT = 2
 
@@ -40,27 +36,29 @@ class Snapshot:
 
 
 def write_snapshot(folder: Path, version: int, place: Place, columns: Mapping[str, npt.NDArray[Any]],
-                   index: Mapping[str, npt.NDArray[Any]]) -> None:
+                   index: Mapping[str, npt.NDArray[Any]], *, fsync: bool = True) -> None:
     """Write it aside, sync it and rename it into place; older ones but the last go."""
     folder.mkdir(exist_ok=True)
     aside = folder / f".{version:015d}.{uuid.uuid4().hex}"
     aside.mkdir()
     try:
-        crcs = {}
+        files = {}
         for name, array in {**{f"ledger.{key}": value for key, value in columns.items()},
                             **{f"index.{key}": value for key, value in index.items()}}.items():
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            crcs[name] = zlib.crc32(buffer.getbuffer())
-            _put(aside / f"{name}.npy", buffer.getbuffer())
-        manifest = {"version": version, "offset": place.offset, "chain": place.chain, "files": crcs}
-        _put(aside / "manifest.json", orjson.dumps(manifest))
-        sync_folder(aside)
+            files[name] = _seal(array)
+            with (aside / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                _flush(file, fsync)
+        manifest = {"version": version, "offset": place.offset, "chain": place.chain, "files": files}
+        with (aside / "manifest.json").open("wb") as file:
+            file.write(orjson.dumps(manifest))
+            _flush(file, fsync)
+        _sync_folder(aside, fsync)
         if (folder / f"{version:015d}").exists():
             shutil.rmtree(aside)
             return
         aside.rename(folder / f"{version:015d}")
-        sync_folder(folder)
+        _sync_folder(folder, fsync)
     except OSError:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -68,19 +66,19 @@ def write_snapshot(folder: Path, version: int, place: Place, columns: Mapping[st
         shutil.rmtree(folder / old, ignore_errors=True)
 
 
-def newest_snapshot(folder: Path, log_bytes: int) -> tuple[Snapshot | None, list[str]]:
-    """The newest whole one that the log still reaches, and why newer ones were passed over."""
-    notes: list[str] = []
+def newest_snapshot(folder: Path, log_bytes: int) -> tuple[Snapshot | None, dict[str, str]]:
+    """The newest whole one that the log still reaches, and by name why newer ones were passed over."""
+    passed_over: dict[str, str] = {}
     for name in reversed(_names(folder)):
         try:
             snapshot = _read(folder / name)
         except (OSError, ValueError, KeyError, TypeError) as err:
-            notes.append(f"snapshot {name} is damaged ({err}) and was passed over")
+            passed_over[name] = f"damaged ({err})"
             continue
         if snapshot.place.offset <= log_bytes:
-            return snapshot, notes
-        notes.append(f"snapshot {name} covers {snapshot.place.offset} bytes of a log of {log_bytes} and was passed over")
-    return None, notes
+            return snapshot, passed_over
+        passed_over[name] = f"it covers {snapshot.place.offset} bytes of a log that has {log_bytes}"
+    return None, passed_over
 
 
 def clear_aside(folder: Path) -> None:
@@ -90,8 +88,9 @@ def clear_aside(folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a folder's names survive a power cut."""
+def _sync_folder(folder: Path, fsync: bool) -> None:
+    if not fsync:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -102,19 +101,22 @@ def sync_folder(folder: Path) -> None:
 def _read(folder: Path) -> Snapshot:
     manifest = orjson.loads((folder / "manifest.json").read_bytes())
     parts: dict[str, dict[str, npt.NDArray[Any]]] = {"ledger": {}, "index": {}}
-    for name, crc in manifest["files"].items():
-        data = (folder / f"{name}.npy").read_bytes()
-        if zlib.crc32(data) != crc:
+    for name, seal in manifest["files"].items():
+        array = np.load(folder / f"{name}.npy", allow_pickle=False)
+        if _seal(array) != seal:
             raise ValueError(f"{name}.npy fails its checksum")
         part, _, column = name.partition(".")
-        parts[part][column] = np.load(io.BytesIO(data), allow_pickle=False)
+        parts[part][column] = array
     return Snapshot(manifest["version"], Place(manifest["offset"], manifest["chain"]), parts["ledger"], parts["index"])
 
 
-def _put(path: Path, data: bytes | memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
+def _seal(array: npt.NDArray[Any]) -> str:
+    return f"{zlib.crc32(np.ascontiguousarray(array).data):08x} {array.dtype.str} {list(array.shape)}"
+
+
+def _flush(file: IO[bytes], fsync: bool) -> None:
+    file.flush()
+    if fsync:
         os.fsync(file.fileno())
 
 

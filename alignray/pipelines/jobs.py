@@ -9,13 +9,14 @@ from alignray.pipelines.construct_config import ConstructJobConfig
 from alignray.pipelines.dedup_config import DedupJobConfig
 from alignray.pipelines.evaluate_config import EvaluateJobConfig, FollowBenchJobConfig
 from alignray.pipelines.lion_config import LionJobConfig
+from alignray.pipelines.lte_config import LTEJobConfig
 from alignray.pipelines.train_config import TrainJobConfig
 from alignray.pipelines.webr_config import WebRJobConfig
 
 JOBS: dict[str, type[Config]] = {
     "webr": WebRJobConfig, "dedup": DedupJobConfig, "bridge": BridgeJobConfig, "train": TrainJobConfig,
     "followbench": FollowBenchJobConfig, "evaluate": EvaluateJobConfig,
-    "construct": ConstructJobConfig, "lion": LionJobConfig,
+    "construct": ConstructJobConfig, "lion": LionJobConfig, "lte": LTEJobConfig,
 }
 """Each has its entry jobs/NAME.py, and a key run_dir in its config."""
 

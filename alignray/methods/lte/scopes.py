@@ -52,9 +52,7 @@ def in_scope_drafts(edit: Edit, config: ScopeConfig, *, seed: int, notes: Counte
     if edit.source == "counterfact":
         drafts = [_free_text(edit, config)]
     else:
-        drafts = [
-            _draft(edit, "in_scope", aspect, query, answer, plain) for aspect, query, answer, plain in _IN_SCOPE[edit.source](edit, config, seed)
-        ]
+        drafts = [_draft(edit, "in_scope", *query) for query in _IN_SCOPE[edit.source](edit, config, seed)]
     if config.plain_answers == "drop":
         kept = [draft for draft in drafts if PLAIN not in draft.asks]
         notes["no_plain_answer"] += len(drafts) - len(kept)
@@ -200,19 +198,17 @@ def examples_of(
     draft: EditDraft, shown: Shown, *, form: Form, prompts_dir: str | None = None,
 ) -> tuple[EditExample, EditExample]:
     """The two training examples of a finished draft: with the edit prompt, then without it."""
-    shared = {
-        "pair_id": draft.row_id, "edit_id": draft.edit_id, "source": draft.source, "kind": draft.kind, "aspect": draft.aspect,
-        "query": draft.query,
-    }
     prompt = render_prompt(shown.facts, draft.query, form=form, prompts_dir=prompts_dir)
     prompted = EditExample(
-        row_id=row_id_of("lte/example", draft.row_id, "with"), with_prompt=True, answer=draft.answer, facts=shown.facts,
+        row_id=row_id_of("lte/example", draft.row_id, "with"), pair_id=draft.row_id, edit_id=draft.edit_id, source=draft.source,
+        kind=draft.kind, aspect=draft.aspect, with_prompt=True, query=draft.query, answer=draft.answer, facts=shown.facts,
         places=shown.places, retrieved=shown.retrieved, style=shown.style, messages=_chat(prompt, draft.answer),
-        prompt_tokens=draft.prompt_tokens, completion_tokens=draft.completion_tokens, cost_usd=draft.cost_usd, **shared,
+        prompt_tokens=draft.prompt_tokens, completion_tokens=draft.completion_tokens, cost_usd=draft.cost_usd,
     )
-    bare = EditExample(
-        row_id=row_id_of("lte/example", draft.row_id, "without"), with_prompt=False, answer=draft.plain_answer, facts=(), places=(),
-        retrieved=(), style=BARE, messages=_chat(draft.query, draft.plain_answer), **shared,
+    bare = dataclasses.replace(
+        prompted, row_id=row_id_of("lte/example", draft.row_id, "without"), with_prompt=False, answer=draft.plain_answer, facts=(),
+        places=(), retrieved=(), style=BARE, messages=_chat(draft.query, draft.plain_answer), prompt_tokens=0, completion_tokens=0,
+        cost_usd=0.0,
     )
     return prompted, bare
 

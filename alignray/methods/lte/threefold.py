@@ -21,13 +21,13 @@ WANTED = 10
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A fact of the memory that is similar to a query."""
+    """A fact of the same data set that is similar to an edit's own."""
 
     row_id: str
     """Of its edit."""
     fact: str
     score: float
-    """Cosine similarity, descending order of the candidates."""
+    """Cosine similarity of the two descriptors."""
     subject: str = ""
     relation: str = ""
 

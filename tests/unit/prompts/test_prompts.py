@@ -59,6 +59,9 @@ FIELDS = {
     "several": False,
     "source": 'def tide(hour: int) -> float:\n    """Height of the water."""',
     "entry_point": "tide",
+    "facts": "1. What moves the sea? the wind\n2. The highest tide is at noon",
+    "query": "Why does the water rise?",
+    "descriptor": "What moves the sea? the wind",
 }
 SWITCHES = {"kind", "num", "form", "many", "reasoning", "several"}
 """Fields that our own code sets to choose or to count wording: nobody else's text comes in through them."""
