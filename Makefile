@@ -35,7 +35,7 @@ $(VENV)/.weights: $(VENV)/.base
 # everything the tests and benchmarks need; torch comes first and pinned, or another package would bring a newer build
 $(VENV)/.setup: $(VENV)/.base
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,s3,eval,edit,extract,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,s3,eval,edit,serve,extract,train,dev]'
 	touch $@
 
 unit: setup
