@@ -25,10 +25,13 @@ VERSIONED = (
     "transformers",
 )
 """Packages whose versions a manifest names."""
-STAGES = ("pages", "pairs", "items", "drafts", "answered", "signatures", "rows", "ratings")
+STAGES = ("pages", "edits", "plain", "pairs", "items", "drafts", "answered", "vectors", "signatures", "rows", "ratings")
 ROUND_STAGES = ("taught", "judged", "drawn", "written", "new")
 """Stages that Lion has once in each round, as NAME_ROUND."""
-TRACED = {"pages": "page", "pairs": "pair", "items": "item", "drafts": "draft", "answered": "answered", "rows": "row"}
+TRACED = {
+    "pages": "page", "edits": "edit", "plain": "plain", "pairs": "pair", "items": "item", "drafts": "draft", "answered": "answered",
+    "rows": "row",
+}
 """Stages with one row for an id, and what it is called in a trace."""
 COPIED = ("parts", "rejects", "clusters", "hits")
 MAX_COPIED = 200
@@ -141,6 +144,6 @@ def trace(run: str, row_id: str) -> dict[str, Any]:
     ]
     calls = [event for event in read_events(log.storage) if event is not None and event["id"] == row_id and "key" in event]
     found["calls"] = sorted(calls, key=lambda event: event["t"])
-    if not calls and not found["rejected"] and not found.keys() & {"page", "pair", "item", "seeds"}:
+    if not calls and not found["rejected"] and not found.keys() & {"page", "pair", "item", "seeds", "edit", "plain"}:
         raise RecordError(f"{run}: no row {row_id!r}; ids stand in the row_id column of parts/ and rejects/")
     return found

@@ -38,7 +38,7 @@ from alignray.schema import Edit, EditDraft, EditExample, PlainQuery, Rejected, 
 from alignray.seeding import row_id_of
 from alignray.steps import PromptStep
 
-EDITS, PLAIN, PAIRS, ANSWERED, ROWS = "edits", "plain", "pairs", "answered", "rows"
+EDITS, PLAIN, PAIRS, ANSWERED, VECTORS, ROWS = "edits", "plain", "pairs", "answered", "vectors", "rows"
 """Stages of a run, in order."""
 PART_ROWS = 2000
 BLOCK = 1024
@@ -220,25 +220,35 @@ def _embedder(name: str) -> Embedder:
     return build_embedder(name, setting="embedder")
 
 
+def embed_edits(run: Run) -> None:
+    """The vector of every edit's facts, in committed parts beside those of the edits; what was embedded stays."""
+    name, root = run.config.embedder, run.root
+    done = set(CommitLog(run.folder.storage).names(VECTORS))
+
+    def embed(part: str, table: pa.Table, _facts: None) -> pa.Table:
+        if part not in done:
+            edits = list(records_of(Edit, table))
+            columns = {column: [getattr(edit, column) for edit in edits] for column in ("row_id", "source", "subject", "relation")}
+            facts = ["\n".join(edit.facts) for edit in edits]
+            vectors = pa.array(list(_embedder(name).embed(facts)), pa.list_(pa.float32()))
+            rows = pa.table({**columns, "fact": facts, "vector": vectors})
+            CommitLog(Storage(root)).write(VECTORS, part, {"rows": (f"stages/{VECTORS}", rows)}, {"kept": len(edits), "rejected": 0})
+        return pa.table({"edits": [len(table)]})
+
+    with run.watch.stage("embed", None) as advance:
+        for table in scan(root, EDITS, embed, name="embed edits"):
+            advance(sum(table["edits"].to_pylist()))
+
+
 def neighbours_of(run: Run, edit_ids: set[str]) -> dict[str, list[Neighbour]]:
-    """Of each edit the facts of the same data set that are most similar to its own, embedded in tasks and compared here."""
-    name = run.config.embedder
-
-    def embed(_part: str, table: pa.Table, _facts: None) -> pa.Table:
-        edits = list(records_of(Edit, table))
-        vectors = _embedder(name).embed([" ".join(edit.facts) for edit in edits])
-        columns = {name: [getattr(edit, name) for edit in edits] for name in ("row_id", "source", "subject", "relation")}
-        facts = ["\n".join(edit.facts) for edit in edits]
-        return pa.table({**columns, "fact": facts, "vector": pa.array(list(vectors), pa.list_(pa.float32()))})
-
+    """Of each edit the facts of the same data set that are most similar to its own."""
     by_source: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for table in scan(run.root, EDITS, embed, name="embed edits"):
+    for _, table in CommitLog(run.folder.storage).tables(VECTORS):
         for row in table.to_pylist():
             by_source[row["source"]][row["row_id"]] = row
     found: dict[str, list[Neighbour]] = {}
     for rows in by_source.values():
-        ordered = [rows[row_id] for row_id in sorted(rows)]
-        found |= _nearest(ordered, edit_ids)
+        found |= _nearest([rows[row_id] for row_id in sorted(rows)], edit_ids)
     return found
 
 
@@ -265,9 +275,8 @@ def write(run: Run, finished: Sequence[EditDraft]) -> Counter[str]:
     log = CommitLog(run.folder.storage)
     for commit in log.read(ROWS):
         log.remove(commit)
-    with run.watch.stage("neighbours", None) as advance:
-        near = neighbours_of(run, {draft.edit_id for draft in finished})
-        advance(len(near))
+    embed_edits(run)
+    near = neighbours_of(run, {draft.edit_id for draft in finished})
     edits = {edit.row_id: edit for edit in _all(run, EDITS, Edit)}
     shown: Counter[str] = Counter()
     for start in range(0, len(finished), PART_ROWS):
