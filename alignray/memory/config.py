@@ -19,9 +19,9 @@ class IndexConfig(Config):
     hnsw: a graph with a second copy of the vectors; it can lose edits whose keys are equal."""
     device: Literal["cpu", "gpu"] = "cpu"
     """gpu: searches with a faiss that has StandardGpuResources (kind ivf); refused where it has not."""
-    flat_below: int = pydantic.Field(default=20_000, ge=0)
+    flat_below: int = pydantic.Field(default=2000, ge=0)
     """Up to so many edits every key is compared."""
-    merge_at: int = pydantic.Field(default=4096, ge=1)
+    merge_at: int = pydantic.Field(default=2048, ge=1)
     """Edits that wait outside the index, all compared, until they are merged into it."""
     probes: int = pydantic.Field(default=32, ge=1)
     """Lists looked into per query (lists, ivf)."""

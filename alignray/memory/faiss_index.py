@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ _BUILD_EFFORT = 80
 """HNSW: candidates per edit while the graph is built."""
 _PER_LIST = 40
 """Rows per list that training looks at."""
-_ADD_AT_ONCE = 65_536
+_ADD_AT_ONCE = {"ivf": 256, "hnsw": 16}
+"""Rows for which searches wait: some milliseconds."""
 _MOST = 2048
 """Neighbours that a GPU index gives at most; where too few of so many are live, all rows are compared."""
 
@@ -41,13 +44,14 @@ def faiss_there(config: IndexConfig) -> bool:
 
 
 class FaissPart:
-    """A FAISS index over rows [0, num_rows). FAISS does not search while it adds, so ``extended`` works on a copy."""
+    """A FAISS index over rows [0, num_rows). FAISS must not search while it adds: searches wait for a few rows at a time."""
 
     def __init__(self, index: Any, trained_rows: int, config: IndexConfig) -> None:
         import faiss
 
         self.num_rows, self._trained_rows = int(index.ntotal), trained_rows
         self._index, self._config, self._searched = index, config, index
+        self._gate = _Gate()
         if config.device == "gpu":
             self._resources = faiss.StandardGpuResources()
             self._searched = faiss.index_cpu_to_gpu(self._resources, 0, index)
@@ -72,8 +76,9 @@ class FaissPart:
             index.cp.min_points_per_centroid = 1  # else faiss complains of small memories on stderr
             sample = np.random.default_rng(0).permutation(len(vectors))[: num_lists * _PER_LIST]
             index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
-        _add(index, vectors)
-        return cls(index, len(vectors), config)
+        part = cls(index, len(vectors), config)
+        part._add(vectors, 65_536)
+        return part
 
     def is_outgrown(self, rows: int) -> bool:
         """Inverted lists at four times what they were trained on; a graph never."""
@@ -84,7 +89,8 @@ class FaissPart:
         fetch, most = 2 * wanted, min(self.num_rows, _MOST)
         while True:
             fetch = min(fetch, most)
-            rows = self._searched.search(query[None], fetch)[1][0]
+            with self._gate.shared():
+                rows = self._searched.search(query[None], fetch)[1][0]
             rows = rows[rows >= 0]
             rows = rows[view.sees(rows)]
             if len(rows) >= wanted or fetch == most:
@@ -92,18 +98,25 @@ class FaissPart:
             fetch *= 4
 
     def extended(self, vectors: Vectors) -> FaissPart:
-        """A copy with the newer rows added."""
-        import faiss
+        """This one, with the newer rows added."""
+        self._add(vectors, _ADD_AT_ONCE[self._config.kind])
+        return self
 
-        index = faiss.clone_index(self._index)
-        _add(index, vectors[self.num_rows :])
-        return FaissPart(index, self._trained_rows, self._config)
+    def _add(self, vectors: Vectors, at_once: int) -> None:
+        for start in range(self.num_rows, len(vectors), at_once):
+            rows = np.ascontiguousarray(vectors[start : start + at_once])
+            with self._gate.alone():
+                self._index.add(rows)
+                if self._searched is not self._index:
+                    self._searched.add(rows)
+                self.num_rows = int(self._index.ntotal)
 
     def dump(self) -> dict[str, npt.NDArray[Any]]:
         """The index as FAISS writes it."""
         import faiss
 
-        return {f"faiss_{self._config.kind}": faiss.serialize_index(self._index), "trained_rows": np.array(self._trained_rows)}
+        with self._gate.shared():
+            return {f"faiss_{self._config.kind}": faiss.serialize_index(self._index), "trained_rows": np.array(self._trained_rows)}
 
     @classmethod
     def loaded(cls, arrays: Mapping[str, npt.NDArray[Any]], config: IndexConfig) -> FaissPart:
@@ -113,9 +126,38 @@ class FaissPart:
         return cls(faiss.deserialize_index(arrays[f"faiss_{config.kind}"]), int(arrays["trained_rows"]), config)
 
 
-def _add(index: Any, vectors: Vectors) -> None:
-    for start in range(0, len(vectors), _ADD_AT_ONCE):
-        index.add(np.ascontiguousarray(vectors[start : start + _ADD_AT_ONCE]))
+class _Gate:
+    """Many who read, or one who writes and goes first."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._readers, self._writers = 0, 0
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """With other readers."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._writers)
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._readers -= 1
+                self._condition.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """After the readers that are in; merging holds a lock, so there is one writer."""
+        with self._condition:
+            self._writers += 1
+            self._condition.wait_for(lambda: not self._readers)
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._writers -= 1
+                self._condition.notify_all()
 
 
 def _reranked(rows: Longs, vectors: Vectors, query: Vectors, wanted: int) -> Longs:

@@ -38,7 +38,7 @@ class Near(NamedTuple):
 
 
 class MainPart(Protocol):
-    """An index over rows [0, num_rows) that never changes: ``extended`` gives another one."""
+    """An index over rows [0, num_rows). It may be searched while it is extended, and then finds newer rows or not."""
 
     num_rows: int
 
@@ -49,7 +49,7 @@ class MainPart(Protocol):
         """Live rows [<= wanted] that are probably nearest to one query [D], in no order."""
 
     def extended(self, vectors: Vectors) -> MainPart:
-        """The same with all rows of ``vectors`` in it."""
+        """An index, this one or another, with all rows of ``vectors`` in it."""
 
     def dump(self) -> dict[str, npt.NDArray[Any]]:
         """What a snapshot keeps."""
@@ -58,9 +58,10 @@ class MainPart(Protocol):
 def compiled(function: Function) -> Function:
     """Machine code of a kernel, kept on disk where that is possible."""
     try:
-        return numba.njit(cache=True, nogil=True, fastmath=True)(function)
+        kernel: Function = numba.njit(cache=True, nogil=True, fastmath=True)(function)
     except RuntimeError:  # read-only install and no writable home: compile anew in each process
-        return numba.njit(nogil=True, fastmath=True)(function)
+        kernel = numba.njit(nogil=True, fastmath=True)(function)
+    return kernel
 
 
 @compiled
@@ -102,7 +103,8 @@ class InvertedLists:
 
     def search(self, query: Vectors, vectors: Vectors, view: View, wanted: int) -> Longs:
         """Of ever more lists, until enough live rows are found."""
-        near, probes = self._centroids @ query, self._probes
+        near, probes = np.empty(len(self._centroids), dtype=np.float32), self._probes
+        dots(self._centroids, np.arange(len(near)), query, near)
         while True:
             probes = min(probes, len(near))
             lists = np.argpartition(-near, probes - 1)[:probes]
@@ -146,13 +148,14 @@ class VectorIndex:
         if not len(queries):
             return []
         main = self._main
-        merged = main.num_rows if main else 0
+        merged = min(main.num_rows, view.rows) if main else 0
+        older = View(merged, view.ends, view.version)
         wanted = k + _SPARE
-        found = [[rows] for rows in _scan(queries, vectors, min(merged, view.rows), view, wanted)]
+        found = [[rows] for rows in _scan(queries, vectors, merged, view, wanted)]
         if main is not None:
             short = []
             for at, query in enumerate(queries):
-                found[at].append(main.search(query, vectors, view, wanted))
+                found[at].append(main.search(query, vectors, older, wanted))
                 if sum(map(len, found[at])) < k:
                     short.append(at)
             if short and any(sum(map(len, found[at])) < np.count_nonzero(view.live(0, view.rows)) for at in short):
@@ -202,8 +205,13 @@ def _scan(queries: Vectors, vectors: Vectors, start: int, view: View, wanted: in
     for begin in range(start, view.rows, _CHUNK):
         stop = min(begin + _CHUNK, view.rows)
         rows = begin + np.flatnonzero(view.live(begin, stop))
-        scores_BC = queries @ vectors[begin:stop].T if len(queries) > 1 else (vectors[begin:stop] @ queries[0])[None]
-        for at, live_scores in enumerate(scores_BC[:, rows - begin] if len(rows) < stop - begin else scores_BC):
+        if len(queries) == 1:
+            # one thread by itself is done before the threads of a BLAS on a busy machine have found each other
+            scores_BC = np.empty((1, len(rows)), dtype=np.float32)
+            dots(vectors, rows, queries[0], scores_BC[0])
+        else:
+            scores_BC = (queries @ vectors[begin:stop].T)[:, rows - begin]
+        for at, live_scores in enumerate(scores_BC):
             top = _top(live_scores, wanted)
             best_rows[at].append(rows[top])
             best_scores[at].append(live_scores[top])

@@ -104,12 +104,12 @@ def build_examples(config: LTEJobConfig, *, new_run: bool = False, console: Cons
         ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
         run = Run(config, folder, watch, ledger, steps)
         read(run)
-        notes, leakage = choose(run)
+        notes, leakage, leaking = choose(run)
         ask_for_the_rest(run)
         finished = selected(run)
-        shown = write(run, finished) if not snapshot_of(ledger)["stop_kind"] else Counter[str]()
+        shown = write(run, finished, leaking) if not snapshot_of(ledger)["stop_kind"] else Counter[str]()
         snapshot = snapshot_of(ledger)
-    return _finish(run, manifest, finished, {"notes": dict(notes), "leakage": leakage, "shown": dict(shown)}, snapshot)
+    return _finish(run, manifest, finished, {"notes": dict(+notes), "leakage": leakage, "shown": dict(shown)}, snapshot)
 
 
 # ---- reading
@@ -154,8 +154,8 @@ def _all(run: Run, stage: str, record: Any) -> list[Any]:
 # ---- which pairs
 
 
-def choose(run: Run) -> tuple[Counter[str], dict[str, Any]]:
-    """The pairs to work on, committed once; what was left out, and what training and test edits share.
+def choose(run: Run) -> tuple[Counter[str], dict[str, Any], set[str]]:
+    """The pairs to work on, committed once; what was left out, what training and test edits share, and ids of edits dropped for it.
 
     Raises:
         RecordError: training edits are test edits too, and ``on_leakage`` refuses that; or no pair is left.
@@ -177,7 +177,7 @@ def choose(run: Run) -> tuple[Counter[str], dict[str, Any]]:
             raise RecordError(f"no pair of query and answers can be made of {len(edits):,} edits ({listed(notes) or 'none is wanted'})")
         counts = {"kept": len(pairs), "rejected": 0, "drafts": len(drafts)}
         log.write(PAIRS, "chosen", {"rows": (f"stages/{PAIRS}", table_of(EditDraft, pairs))}, counts)
-    return notes, leakage
+    return notes, leakage, leaking
 
 
 def _leakage(config: LTEJobConfig, edits: Sequence[Edit]) -> tuple[set[str], dict[str, Any]]:
@@ -240,12 +240,13 @@ def embed_edits(run: Run) -> None:
             advance(sum(table["edits"].to_pylist()))
 
 
-def neighbours_of(run: Run, edit_ids: set[str]) -> dict[str, list[Neighbour]]:
-    """Of each edit the facts of the same data set that are most similar to its own."""
+def neighbours_of(run: Run, edit_ids: set[str], leaking: set[str]) -> dict[str, list[Neighbour]]:
+    """Of each edit the facts of the same data set that are most similar to its own; edits of the test part stand beside none."""
     by_source: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for _, table in CommitLog(run.folder.storage).tables(VECTORS):
         for row in table.to_pylist():
-            by_source[row["source"]][row["row_id"]] = row
+            if row["row_id"] not in leaking:
+                by_source[row["source"]][row["row_id"]] = row
     found: dict[str, list[Neighbour]] = {}
     for rows in by_source.values():
         found |= _nearest([rows[row_id] for row_id in sorted(rows)], edit_ids)
@@ -270,13 +271,13 @@ def _nearest(rows: Sequence[Mapping[str, Any]], edit_ids: set[str]) -> dict[str,
     return found
 
 
-def write(run: Run, finished: Sequence[EditDraft]) -> Counter[str]:
+def write(run: Run, finished: Sequence[EditDraft], leaking: set[str]) -> Counter[str]:
     """The training examples in committed parts; how many neighbours stand beside exact facts, and how many were missing."""
     log = CommitLog(run.folder.storage)
     for commit in log.read(ROWS):
         log.remove(commit)
     embed_edits(run)
-    near = neighbours_of(run, {draft.edit_id for draft in finished})
+    near = neighbours_of(run, {draft.edit_id for draft in finished}, leaking)
     edits = {edit.row_id: edit for edit in _all(run, EDITS, Edit)}
     shown: Counter[str] = Counter()
     for start in range(0, len(finished), PART_ROWS):

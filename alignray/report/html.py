@@ -11,6 +11,7 @@ from alignray.report.construct_page import construct_page
 from alignray.report.dedup_page import dedup_page
 from alignray.report.eval_page import eval_page
 from alignray.report.lion_page import lion_page
+from alignray.report.lte_page import lte_page
 from alignray.report.page import environment
 from alignray.report.run_folder import RunFolder, read_run, write_whole
 from alignray.report.train_page import train_page
@@ -25,6 +26,7 @@ PAGES: dict[str, tuple[str, Callable[[RunFolder], dict[str, Any]]]] = {
     "followbench": ("evaluation.html", eval_page),
     "construct": ("construct.html", construct_page),
     "lion": ("lion.html", lion_page),
+    "lte": ("lte.html", lte_page),
 }
 """Template and contents by method."""
 

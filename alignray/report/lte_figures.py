@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
@@ -41,7 +42,7 @@ STYLES = {
 """By number of neighbours drawn."""
 ASPECTS = {
     "edit": "the edit's own prompt", "rephrase": "the edit's prompt in other words", "plain": "a plain query that no edit bears on",
-    "earlier": "borrowed from another data set", "model": "written by a model", "file": "the file's question and bare target",
+    "nq": "a question of Natural Questions", "earlier": "borrowed from another data set", "model": "written by a model", "file": "the file's question and bare target",
 }
 """Where a query comes from; other names are kinds of portability or locality, as the file has them."""
 LEFT_OUT = {**NOTES, "needs_a_model": "pairs left out: the files do not have all of their answers, and no engine is configured"}
@@ -49,6 +50,8 @@ NUM_BINS = 24
 MAX_ASPECTS = 80
 MAX_SIZE = 6
 """Facts in a prompt, at most, of which the places are drawn."""
+MIN_PROMPTS = 30
+"""Prompts from which on their places are judged."""
 CHANCE = 4.0
 """Standard deviations from an even share that are put down to chance."""
 _COLUMNS = ["edit_id", "source", "kind", "aspect", "with_prompt", "places", "retrieved", "style", "messages"]
@@ -133,7 +136,7 @@ def _num_words(text: str | None) -> int:
 
 def cell_table(run: RunFolder) -> dict[str, Any] | None:
     """Pairs wanted and found by cell of Table C.1 with their sum; None where the run has not come so far."""
-    cells = [cell for cell in lookup(run.manifest, "lte", "cells") or () if isinstance(cell, Mapping)]
+    cells = _mappings(lookup(run.manifest, "lte", "cells"))
     if not cells:
         return None
     widest = max(max(amount(cell.get("wanted")), amount(cell.get("found"))) for cell in cells) or 1
@@ -162,9 +165,12 @@ def missing_of(cell: Mapping[str, Any]) -> float:
 def aspects_of(run: RunFolder, rows: Rows) -> list[tuple[str, str, str, float]]:
     """Data set, scope, aspect and pairs, by data set and most first: as the manifest says, else as the rows do."""
     counted = mapping(lookup(run.manifest, "lte", "aspects")) or rows.aspects
-    split = [(*str(name).split("/", 2), amount(count)) for name, count in counted.items() if str(name).count("/") >= 2]
+    known: list[tuple[str, str, str, float]] = []
+    for name, count in counted.items():
+        parts = str(name).split("/", 2)
+        if len(parts) == 3:
+            known.append((parts[0], parts[1], parts[2], amount(count)))
     order = {source: place for place, source in enumerate(SOURCES)}
-    known = [(str(source), str(kind), str(aspect), float(count)) for source, kind, aspect, count in split]
     return sorted(known, key=lambda one: (order.get(one[0], len(order)), one[0], -one[3], one[1], one[2]))
 
 
@@ -179,8 +185,8 @@ def aspect_view(run: RunFolder, rows: Rows) -> dict[str, Any] | None:
         part = shown.setdefault(source, {"source": SOURCES.get(source, source), "num": 0.0, "rows": []})
         part["num"] += count
         part["rows"].append({
-            "scope": SCOPES.get(kind, kind), "css": kind if kind in SCOPES else "other", "aspect": aspect, "meaning": ASPECTS.get(aspect, ""),
-            "count": count, "percent": round(100 * count / widest, 2),
+            "scope": SCOPES.get(kind, kind), "css": kind if kind in SCOPES else "other", "aspect": aspect,
+            "meaning": ASPECTS.get(aspect, ""), "count": count, "percent": round(100 * count / widest, 2),
         })
     return {"parts": list(shown.values()), "rest": max(len(known) - MAX_ASPECTS, 0)}
 
@@ -202,29 +208,24 @@ class SourceFile:
 
 def source_files(run: RunFolder) -> list[SourceFile]:
     """The files that the config names, with the records that were read from each (an object store's copy has no such counts)."""
-    by_split = {stage: _counts_by_split(run, stage) for stage in ("edits", "plain")}
-    read = [(path, form, "edits", by_split["edits"].get(row_id_of(path, form)[:16])) for path, form in _paths(run, "edits")]
-    plain = lookup(run.config, "input", "plain")
-    read += [(path, "", "plain queries", by_split["plain"].get(row_id_of(path)[:16])) for path in _texts(plain)]
-    read += [(path, form, "test edits, not trained on", None) for path, form in _paths(run, "test")]
+    read, plain = _counts_by_split(run, "edits"), _counts_by_split(run, "plain")
+    counted = {(path, form, "edits"): read.get(row_id_of(path, form)[:16]) for path, form in _paths(run, "edits")}
+    counted |= {(path, "", "plain queries"): plain.get(row_id_of(path)[:16]) for path in _texts(lookup(run.config, "input", "plain"))}
+    counted |= {(path, form, "test edits, not trained on"): None for path, form in _paths(run, "test")}
     return [
-        SourceFile(path, form, use, counts["kept"] if counts else None, counts["rejected"] if counts else None)
-        for path, form, use, counts in dict.fromkeys((path, form, use) for path, form, use, _ in read) and _first_of(read)
+        SourceFile(path, form, use, *((counts["kept"], counts["rejected"]) if counts else (None, None)))
+        for (path, form, use), counts in counted.items()
     ]
 
 
-def _first_of(read: Sequence[tuple[str, str, str, Counter[str] | None]]) -> Iterator[tuple[str, str, str, Counter[str] | None]]:
-    seen: set[tuple[str, str, str]] = set()
-    for one in read:
-        if one[:3] not in seen:
-            seen.add(one[:3])
-            yield one
-
-
 def _paths(run: RunFolder, part: str) -> Iterator[tuple[str, str]]:
-    for group in lookup(run.config, "input", part) or ():
+    for group in _mappings(lookup(run.config, "input", part)):
         for path in _texts(lookup(group, "paths")):
             yield path, str(lookup(group, "form") or "")
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list | tuple) else []
 
 
 def _texts(value: Any) -> list[str]:
@@ -281,6 +282,8 @@ def _said_of_places(size: int, counts: Counter[int], *, is_first: bool) -> dict[
         is_fine = counts[0] == total
         return {"text": f"{start}: " + ("always the first, as configured (exact_first)." if is_fine else
                                         "not always the first, though exact_first is set."), "is_fine": is_fine}
+    if total < MIN_PROMPTS:
+        return {"text": f"{start}: too few to tell.", "is_fine": True}
     deviation = math.sqrt(total * (1 / size) * (1 - 1 / size))
     worst = max(abs(counts[place] - total / size) for place in range(size)) / deviation
     is_fine = worst <= CHANCE
@@ -401,16 +404,9 @@ def sample_pairs(run: RunFolder, count: int) -> tuple[list[dict[str, Any]], int]
                 elif item > heap[0]:
                     heapq.heapreplace(heap, item)
     order = [pair_id for source in SOURCES for kind in SCOPES for _, pair_id in sorted(best.get((source, kind), ()), reverse=True)]
-    wanted = set(order)
+    wanted = pa.array(order, pa.string())
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for batch in batches(paths, None) if order else ():
-        mask = pc.is_in(batch.column("pair_id"), value_set=_strings(wanted))
-        for row in batch.filter(mask).to_pylist():
+        for row in batch.filter(pc.is_in(batch.column("pair_id"), value_set=wanted)).to_pylist():
             found[row["pair_id"]]["with" if row["with_prompt"] else "without"] = row
     return [found[pair_id] for pair_id in order if "with" in found[pair_id]], total
-
-
-def _strings(values: set[str]) -> Any:
-    import pyarrow as pa
-
-    return pa.array(sorted(values), pa.string())

@@ -247,3 +247,28 @@ def test_the_config_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     path.write_text("path: here\nkey: descriptors\n")
     with pytest.raises(ConfigError, match='did you mean "descriptor"'):
         load_config(MemoryConfig, path)
+
+
+def test_a_reader_follows_a_writer_at_work_in_another_process(tmp_path: Path) -> None:
+    filled(tmp_path, 1, is_closed=True)
+    code = (
+        "import sys; from alignray.memory import EditDraft, EditMemory, MemoryConfig\n"
+        "memory = EditMemory(MemoryConfig(path=sys.argv[1], embedder='hash', fsync=False))\n"
+        "for n in range(1, 1500):\n"
+        "    edit = memory.add(EditDraft(f's{n}', f's{n} has', 'x', 'has')).edit\n"
+        "    if n % 3 == 0: memory.delete(edit.edit_id)\n"
+    )
+    # 512 numbers a vector, as in the child
+    (tmp_path / "CURRENT").unlink()
+    EditMemory(config_of(tmp_path)).close()
+    with EditMemory(config_of(tmp_path), writable=False) as reader, subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as child:
+        steps, is_over = 0, False
+        while not is_over:
+            is_over = child.poll() is not None
+            if reader.refresh():
+                steps += 1
+                newest = reader.list_edits(after=max(0, reader.version - 2), include_ended=True).edits[-1]
+                found = [scored.edit.edit_id for scored in reader.top_k([newest.descriptor], k=1)[0]]
+                assert (found == [newest.edit_id]) == newest.is_live
+        assert child.returncode == 0 and steps > 1
+        assert (reader.version, reader.num_live) == (1499 + 499, 1000) and reader.verify() == reader.version
