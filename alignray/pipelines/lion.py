@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from alignray.pipelines.evaluate import evaluate
 from alignray.pipelines.evaluate_config import CandidateConfig, EvaluateJobConfig
 from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.lion_account import BENCHMARKS, RESULT, funnel_of, round_state, samples_of, stages_of
-from alignray.pipelines.lion_config import STUDENT, LionJobConfig, identity_of
+from alignray.pipelines.lion_config import STUDENT, LionJobConfig, StopConfig, identity_of
 from alignray.pipelines.lion_plan import plan_lion
 from alignray.pipelines.lion_stages import (
     JUDGED,
@@ -124,7 +124,7 @@ def loop(run: Run) -> Progress:
         finished = _round(run, number, progress, is_last=is_last)
         progress.rounds.append(round_state(run, number))
         if finished and not progress.note and not is_last:
-            progress.note = _stop_rule(run, progress.rounds)
+            progress.note = stop_rule(run.config.stop, progress.rounds)
         if not finished or progress.note or (not is_last and not generate(run, number)):
             break
         progress.rounds[-1] = round_state(run, number)
@@ -157,9 +157,9 @@ def measure(run: Run, number: int, checkpoint: str | None) -> None:
     ), console=run.console)
 
 
-def _stop_rule(run: Run, rounds: list[dict[str, Any]]) -> str:
-    """Why the loop ends here by its own rule, or nothing."""
-    stop, now_, before = run.config.stop, rounds[-1], rounds[-2] if len(rounds) > 1 else None
+def stop_rule(stop: StopConfig, rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Why the loop ends after the last of these rounds by its own rule, or nothing."""
+    now_, before = rounds[-1], rounds[-2] if len(rounds) > 1 else None
     if now_["judged"] == 0:
         return "no instruction of the Cache Pool has a readable review"
     if now_["hard_share"] < stop.hard_share:

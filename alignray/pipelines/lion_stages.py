@@ -192,7 +192,7 @@ def imitate(run: Run, round_: int, before: str | None) -> str | None:
     student = run.config.student
     if student is None:
         return None
-    start = student.model.path if before is None or run.config.lion.student_start == "restart" else before
+    start = first_model(run.config, before)
     rows = f"students/train_{round_}.parquet"
     if not run.folder.storage.exists(rows):
         run.folder.storage.write(rows, parquet_bytes(_chats(drafts_at(run, stage(TAUGHT, round_)))))
@@ -211,6 +211,12 @@ def imitate(run: Run, round_: int, before: str | None) -> str | None:
     if not (merged / "config.json").is_file():
         merge_on_worker(student.from_model(start), Path(model), merged, student.workers)
     return str(merged)
+
+
+def first_model(config: LionJobConfig, before: str | None) -> str:
+    """What a round's imitation begins with: the last round's model, or always the one named (``student_start: restart``)."""
+    assert config.student is not None
+    return config.student.model.path if before is None or config.lion.student_start == "restart" else before
 
 
 def _chats(drafts: Iterable[LionDraft]) -> pa.Table:

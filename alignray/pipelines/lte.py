@@ -167,11 +167,11 @@ def choose(run: Run) -> tuple[Counter[str], dict[str, Any], set[str]]:
     drafts = build_drafts(
         [edit for edit in edits if edit.row_id not in leaking], _all(run, PLAIN, PlainQuery), config.lte, seed=config.seed, notes=notes,
     )
+    if not config.engines:  # nobody can be asked: only pairs that the files have in full
+        notes["needs_a_model"] += sum(bool(draft.asks) for draft in drafts)
+        drafts = [draft for draft in drafts if not draft.asks]
     log = CommitLog(run.folder.storage)
     if not log.names(PAIRS):
-        if not config.engines:  # nobody can be asked: only pairs that the files have in full
-            notes["needs_a_model"] += sum(bool(draft.asks) for draft in drafts)
-            drafts = [draft for draft in drafts if not draft.asks]
         pairs = select_pairs(drafts, config.lte.quotas, seed=config.seed, edits=edits, drop_rate=config.drop_rate)
         if not pairs:
             raise RecordError(f"no pair of query and answers can be made of {len(edits):,} edits ({listed(notes) or 'none is wanted'})")

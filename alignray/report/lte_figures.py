@@ -42,7 +42,8 @@ STYLES = {
 """By number of neighbours drawn."""
 ASPECTS = {
     "edit": "the edit's own prompt", "rephrase": "the edit's prompt in other words", "plain": "a plain query that no edit bears on",
-    "nq": "a question of Natural Questions", "earlier": "borrowed from another data set", "model": "written by a model", "file": "the file's question and bare target",
+    "nq": "a question of Natural Questions", "earlier": "borrowed from another data set",
+    "model": "written by a model", "file": "the file's question and bare target",
 }
 """Where a query comes from; other names are kinds of portability or locality, as the file has them."""
 LEFT_OUT = {**NOTES, "needs_a_model": "pairs left out: the files do not have all of their answers, and no engine is configured"}
@@ -139,13 +140,12 @@ def cell_table(run: RunFolder) -> dict[str, Any] | None:
     cells = _mappings(lookup(run.manifest, "lte", "cells"))
     if not cells:
         return None
-    widest = max(max(amount(cell.get("wanted")), amount(cell.get("found"))) for cell in cells) or 1
     rows = [
         {
             "group": GROUPS.get(str(cell.get("group")), str(cell.get("group"))),
             "scope": SCOPES.get(str(cell.get("scope")), str(cell.get("scope"))),
             "wanted": cell.get("wanted"), "found": cell.get("found"), "is_short": bool(cell.get("short")), "missing": missing_of(cell),
-            "percent": round(100 * amount(cell.get("found")) / widest, 2), "missing_percent": round(100 * missing_of(cell) / widest, 2),
+            "percent": _percent(amount(cell.get("found")), cell), "missing_percent": _percent(missing_of(cell), cell),
         }
         for cell in cells
     ]
@@ -157,6 +157,11 @@ def cell_table(run: RunFolder) -> dict[str, Any] | None:
 def missing_of(cell: Mapping[str, Any]) -> float:
     """Pairs that a cell lacks."""
     return max(amount(cell.get("wanted")) - amount(cell.get("found")), 0)
+
+
+def _percent(num: float, cell: Mapping[str, Any]) -> float:
+    """Of what the cell wants, or has where that is more."""
+    return round(100 * num / (max(amount(cell.get("wanted")), amount(cell.get("found"))) or 1), 2)
 
 
 # ---- where queries come from

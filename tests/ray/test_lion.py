@@ -164,11 +164,14 @@ def test_the_budget_stops_the_loop_and_a_larger_one_goes_on_to_the_same_rows(
     assert instructions_of(tmp_path / "run") == instructions_of(undisturbed)
 
 
-def test_the_loop_ends_when_too_little_is_hard(run_lion: Lion, tmp_path: Path) -> None:
-    same = {"kind": "scripted"}
-    outcome = run_lion(tmp_path / "run", stop={"hard_share": 0.9}, student_engine=same)
+def test_the_loop_ends_when_too_little_is_hard_and_has_measured_its_student(run_lion: Lion, tmp_path: Path) -> None:
+    gsm8k = {"kind": "math", "format": "gsm8k", "path": str(ROOT / "samples" / "benchmarks" / "gsm8k.jsonl")}
+    outcome = run_lion(tmp_path / "run", stop={"hard_share": 0.9}, benchmarks={"benchmarks": [gsm8k]})
     assert outcome.status == "done" and len(outcome.rounds) == 1
     assert "below stop.hard_share = 0.9" in outcome.message
+    (name, figure), = outcome.rounds[0]["benchmarks"].items()
+    assert name == "gsm8k" and 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
+    assert (tmp_path / "run" / "benchmarks" / "round_1" / "report.html").is_file()
 
 
 def test_the_student_is_trained_in_each_round_and_answers_from_its_checkpoint(run_lion: Lion, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from alignray.config import load_config
 from alignray.engine.embedders import HashEmbedder, Vectors
 from alignray.errors import ConfigError, StorageError
 from alignray.memory import EditDraft, EditMemory, MemoryConfig
+from alignray.memory.planning import Request
+from alignray.memory.records import checked
 
 HASH = HashEmbedder(64)
 
@@ -228,6 +230,28 @@ def test_a_disk_that_fails_acknowledges_nothing(tmp_path: Path, failing: str, mo
         assert memory.verify() == memory.version == (2 if failing == "pwrite" else 1)
 
 
+def test_an_interrupted_write_is_not_acknowledged_to_anyone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = EditMemory(config_of(tmp_path, fsync=True), embedder=HASH)
+    memory.add(fact(1))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fdatasync", interrupt)
+        # one who came while another wrote, and whose edit that one was writing down
+        waiting = Request("add", (checked(fact(2)),))
+        memory._waiting.append(waiting)
+        with pytest.raises(KeyboardInterrupt):
+            memory.add(fact(3))
+    assert waiting.is_done and isinstance(waiting.failed, StorageError) and memory.num_edits == 1
+    with pytest.raises(StorageError, match="since a write was interrupted .KeyboardInterrupt.; see to the disk and open the memory anew"):
+        memory.add(fact(2))
+    memory.close()
+    with EditMemory(config_of(tmp_path), embedder=HASH) as memory:
+        assert memory.add(fact(2)).edit.version == 2 == memory.verify()
+
+
 def test_a_format_from_the_future_is_refused(tmp_path: Path) -> None:
     filled(tmp_path)
     meta = tmp_path / "g000001" / "meta.json"
@@ -250,7 +274,7 @@ def test_the_config_says_what_is_wrong_with_it(tmp_path: Path) -> None:
 
 
 def test_a_reader_follows_a_writer_at_work_in_another_process(tmp_path: Path) -> None:
-    filled(tmp_path, 1, is_closed=True)
+    EditMemory(config_of(tmp_path)).close()
     code = (
         "import sys; from alignray.memory import EditDraft, EditMemory, MemoryConfig\n"
         "memory = EditMemory(MemoryConfig(path=sys.argv[1], embedder='hash', fsync=False))\n"
@@ -258,9 +282,6 @@ def test_a_reader_follows_a_writer_at_work_in_another_process(tmp_path: Path) ->
         "    edit = memory.add(EditDraft(f's{n}', f's{n} has', 'x', 'has')).edit\n"
         "    if n % 3 == 0: memory.delete(edit.edit_id)\n"
     )
-    # 512 numbers a vector, as in the child
-    (tmp_path / "CURRENT").unlink()
-    EditMemory(config_of(tmp_path)).close()
     with EditMemory(config_of(tmp_path), writable=False) as reader, subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as child:
         steps, is_over = 0, False
         while not is_over:

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from alignray.cli import app
 from alignray.config import load_config
 from alignray.engine import TransformersConfig, VLLMConfig
-from alignray.pipelines.lion_config import LionJobConfig, identity_of
+from alignray.pipelines.lion import stop_rule
+from alignray.pipelines.lion_config import LionJobConfig, StopConfig, identity_of
 from alignray.pipelines.lion_plan import plan_lion
-from alignray.pipelines.lion_stages import engines_of
+from alignray.pipelines.lion_stages import engines_of, first_model
 
 ROOT = Path(__file__).parents[3]
 SEEDS = str(ROOT / "samples" / "benchmarks" / "instructions.jsonl")
@@ -94,3 +95,24 @@ def test_the_plan_of_the_command_line_is_json_where_asked() -> None:
     config = str(ROOT / "configs" / "lion" / "smoke.yaml")
     result = CliRunner().invoke(app, ["plan", "lion", config, "--json", "--set", f'input.paths=["{SEEDS}"]'])
     assert result.exit_code == 0 and json.loads(result.stdout)["steps"]["lion/referee"]["calls"] == 60
+
+
+@pytest.mark.parametrize(("stop", "quality", "said"), [
+    ({}, [60.0, 60.0], ""), ({"hard_share": 0.2}, [60.0, 70.0], ""), ({"hard_share": 0.4}, [60.0, 70.0], "30.0% of the Cache Pool is hard"),
+    ({"min_gain": 5.0}, [60.0], ""), ({"min_gain": 5.0}, [60.0, 65.0], ""),
+    ({"min_gain": 5.0}, [60.0, 64.0], "relative quality rose by 4.00 points in round 2"),
+])
+def test_the_loop_ends_by_its_rule(stop: dict[str, float], quality: list[float], said: str) -> None:
+    rounds = [
+        {"round": number, "judged": 10, "hard_share": 0.3, "relative_quality": value} for number, value in enumerate(quality, start=1)]
+    assert stop_rule(StopConfig.model_validate(stop), rounds).startswith(said) and (said or not stop_rule(StopConfig(), rounds))
+
+
+def test_a_round_of_which_nothing_could_be_judged_ends_the_loop() -> None:
+    assert "no instruction" in stop_rule(StopConfig(), [{"round": 1, "judged": 0, "hard_share": None, "relative_quality": None}])
+
+
+def test_a_student_goes_on_from_its_last_checkpoint_or_starts_over() -> None:
+    assert first_model(job(), None) == "some/model"
+    assert first_model(job(), "runs/lion/students/round_1/model") == "runs/lion/students/round_1/model"
+    assert first_model(job(lion={"student_start": "restart"}), "runs/lion/students/round_1/model") == "some/model"
