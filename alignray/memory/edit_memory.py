@@ -146,9 +146,13 @@ class EditMemory:
                 plan.take(request)
             if plan.events:
                 self._put_down(self._writer, plan)
-        except Exception as err:
+        except BaseException as err:
+            interrupted = StorageError(f"edit memory {self._root}: interrupted while writing; open it anew")
+            failed = err if isinstance(err, Exception) else interrupted
             for request in group:
-                request.failed = request.failed or err
+                request.failed = request.failed or failed
+            if failed is not err:
+                raise
         finally:
             for request in group:
                 request.is_done = True
@@ -158,8 +162,12 @@ class EditMemory:
         crcs = iter([vector_crc(vector) for vector in vectors])
         payloads = [line_of(event, next(crcs) if event["kind"] == "add" else None) for event in plan.events]
         places = writer.commit(payloads, vectors)
-        with self._state:
-            self._store.written(plan.events, places, writer.place)
+        try:
+            with self._state:
+                self._store.written(plan.events, places, writer.place)
+        except BaseException as err:
+            writer.stop(f"{type(err).__name__} came between disk and memory")
+            raise
 
     # -- reading
 
@@ -316,7 +324,7 @@ class EditMemory:
             self._saved = version
 
     def verify(self) -> int:
-        """Check every event and every vector on the disk; returns the number of events.
+        """Check every event and every vector on the disk; returns the number of events. A restart checks what is behind its snapshot.
 
         Raises:
             StorageError: naming the first that is damaged.

@@ -148,8 +148,11 @@ class Writer:
             self._sync(self._vectors if len(vectors) else None)
             _write(self._log, b"".join(lines), self.place.offset)
             self._sync(self._log)
-        except OSError as err:
+        except BaseException as err:
             self._take_back(err)
+            if not isinstance(err, OSError):
+                self.stop(f"a write was interrupted ({type(err).__name__})")
+                raise
             raise StorageError(f"{self._path}: cannot write {len(payloads)} event(s) ({err.strerror}); make room on that disk") from err
         self.place, self.rows = Place(offset, chain), self.rows + len(vectors)
         return places
@@ -161,14 +164,18 @@ class Writer:
             os.fdatasync(descriptor)
         except OSError as err:
             # the kernel may have dropped the pages: a second sync that succeeds would prove nothing
-            self._broken = f"a sync failed ({err.strerror})"
+            self.stop(f"a sync failed ({err.strerror})")
             raise
 
-    def _take_back(self, cause: OSError) -> None:
+    def stop(self, why: str) -> None:
+        """Take nothing more: what is in memory may not be what is on the disk."""
+        self._broken = self._broken or why
+
+    def _take_back(self, cause: BaseException) -> None:
         try:
             os.ftruncate(self._log, self.place.offset)  # vectors that no event names are written over
         except OSError:
-            self._broken = self._broken or f"a write failed and could not be taken back ({cause.strerror})"
+            self.stop(f"a write failed and could not be taken back ({cause})")
 
     def close(self) -> None:
         """Let go of the files."""
