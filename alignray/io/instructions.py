@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alignray.config import without_secrets
 from alignray.errors import RecordError
 from alignray.io.benchmark_files import read_rows
 from alignray.io.fetch import FetchConfig, open_input
@@ -63,7 +64,7 @@ def read_instructions(uri: str, fetch: FetchConfig, counts: Counter[str]) -> Ite
         category = row.get("category")
         yield LionDraft(row_id, text, "seed", 0, category=storable(category) if isinstance(category, str) else "")
     if not num_known:
-        raise RecordError(f"{uri}: no row has {_WANTED}; there are: {', '.join(sorted(names))[:500] or 'no rows'}")
+        raise RecordError(f"{without_secrets(uri)}: no row has {_WANTED}; there are: {', '.join(sorted(names))[:500] or 'no rows'}")
 
 
 class _Unfit(Exception):
@@ -82,7 +83,7 @@ def _rows(uri: str, fetch: FetchConfig) -> Iterator[dict[str, Any]]:
                 columns = {name: values_of(pa.chunked_array([batch[name]])) for name in batch.schema.names}
                 yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
     except (pa.ArrowException, OSError) as err:
-        raise RecordError(f"{uri}: cannot be read as Parquet: {err}") from err
+        raise RecordError(f"{without_secrets(uri)}: cannot be read as Parquet: {err}") from err
 
 
 def _text_of(row: Mapping[str, Any]) -> str:
@@ -122,7 +123,7 @@ def _string(value: Any, name: str) -> str:
 
 def _rejected(reason: str, row: Mapping[str, Any], uri: str, number: int, *, note: str = "") -> Rejected:
     raw = storable(orjson.dumps(row, default=repr).decode())
-    where = {"file": storable(uri), "row": number} | ({"note": storable(note)} if note else {})
+    where = {"file": storable(without_secrets(uri)), "row": number} | ({"note": storable(note)} if note else {})
     return Rejected(
         row_id_of(uri, str(number), raw), STEP, reason, raw[: Rejected.RAW_LIMIT], orjson.dumps(where).decode(),
     )

@@ -6,16 +6,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from alignray.config import without_secrets
+from alignray.evals.benchmark import CANDIDATE
+from alignray.io.benchmark_files import read_rows
 from alignray.io.commits import CommitLog
 from alignray.io.run_folder import RunFolder, now
 from alignray.methods.lion.discriminate import gap_of, is_hard
 from alignray.methods.lion.steps import generator_steps, judge_steps, teacher_steps
-from alignray.pipelines.evaluate import evaluate
+from alignray.pipelines.evaluate import build_benchmarks, evaluate
 from alignray.pipelines.evaluate_config import CandidateConfig, EvaluateJobConfig
 from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.lion_account import BENCHMARKS, RESULT, funnel_of, round_state, samples_of, stages_of
@@ -77,6 +79,8 @@ class Progress:
     model: str | None
     note: str = ""
     """Why it ended early by its own rule."""
+    unmeasured: list[str] = field(default_factory=list)
+    """Why benchmarks of a round are not complete."""
 
 
 def distill(config: LionJobConfig, *, new_run: bool = False, console: Console | None = None) -> Outcome:
@@ -94,7 +98,8 @@ def distill(config: LionJobConfig, *, new_run: bool = False, console: Console | 
         ledger = start_ledger(folder.root, config.budget, max_reject_rate=config.max_reject_rate)
         run = Run(config, folder, watch, ledger, console)
         read_seeds(run)
-        manifest["plan"] = dataclasses.asdict(plan_lion(config))
+        if not manifest.get("plan"):  # the plan of the first session stays beside the bill
+            manifest["plan"] = dataclasses.asdict(plan_lion(config))
         progress = loop(run)
         num_rows = write_rows(run, len(progress.rounds))
         snapshot = snapshot_of(ledger)
@@ -102,18 +107,27 @@ def distill(config: LionJobConfig, *, new_run: bool = False, console: Console | 
 
 
 def check(config: LionJobConfig) -> None:
-    """Every role is bound before anything starts.
+    """Every role is bound, and the benchmarks can be built, before anything starts.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError, RecordError: a role is not bound, a benchmark is named twice, or its file is not there.
     """
     for make in (teacher_steps, judge_steps, generator_steps):
         check_roles(make(config.lion, config.prompts.dir), config.engines_with(None), config.roles_of_round())
+    if config.benchmarks.benchmarks:
+        measured = benchmark_run(config, config.run_dir, None)
+        check_roles(
+            [step for benchmark in build_benchmarks(measured).values() for step in benchmark.steps], measured.engines,
+            measured.roles | {CANDIDATE: measured.candidates[STUDENT].role()},
+        )
+        for uri in sorted(set(measured.input_files().values())):
+            read_rows(uri, measured.fetch)
 
 
 def _identity(config: LionJobConfig) -> dict[str, Any]:
     prompts = {name: load_prompt(name, config.prompts.dir).digest for name in prompt_names() if name.startswith("lion/")}
-    return {"config": identity_of(config), "prompts": prompts, "inputs": {uri: row_id_of(uri) for uri in config.input.files()}}
+    inputs = sorted(row_id_of(without_secrets(uri)) for uri in config.input.files())
+    return {"config": identity_of(config), "prompts": prompts, "inputs": inputs}
 
 
 def loop(run: Run) -> Progress:
@@ -125,9 +139,12 @@ def loop(run: Run) -> Progress:
         progress.rounds.append(round_state(run, number))
         if finished and not progress.note and not is_last:
             progress.note = stop_rule(run.config.stop, progress.rounds)
-        if not finished or progress.note or (not is_last and not generate(run, number)):
+        if not finished or progress.note or is_last:
             break
+        goes_on = generate(run, number)
         progress.rounds[-1] = round_state(run, number)
+        if not goes_on:
+            break
     return progress
 
 
@@ -139,22 +156,31 @@ def _round(run: Run, number: int, progress: Progress, *, is_last: bool) -> bool:
         progress.note = f"round {number}: there is no instruction with a teacher's answer to learn from; see the rejects"
         return True
     progress.model = imitate(run, number, progress.model)
-    measure(run, number, progress.model)
+    progress.unmeasured += measure(run, number, progress.model)
     return is_last or (judge(run, number, progress.model) and not run.stopped())
 
 
-def measure(run: Run, number: int, checkpoint: str | None) -> None:
-    """The round's student on the configured benchmarks, as a run of its own inside this one."""
-    config = run.config
-    if not config.benchmarks.benchmarks:
-        return
+def measure(run: Run, number: int, checkpoint: str | None) -> list[str]:
+    """The round's student on the configured benchmarks, as a run of its own inside this one; why that is not complete, if it is not."""
+    if not run.config.benchmarks.benchmarks:
+        return []
+    root = run.folder.storage.path(f"{BENCHMARKS}/{stage('round', number)}")
+    done = RunFolder(root).manifest()
+    if done is not None and done["status"] == "done":
+        return []
+    outcome = evaluate(benchmark_run(run.config, root, checkpoint), console=run.console)
+    return [] if outcome.status == "done" else [f"benchmarks of round {number}: {outcome.status} ({outcome.message or 'see its report'})"]
+
+
+def benchmark_run(config: LionJobConfig, run_dir: str, checkpoint: str | None) -> EvaluateJobConfig:
+    """The evaluation of one round's student."""
     sampling = {name: getattr(config.benchmarks.sampling, name) for name in ("temperature", "top_p", "max_new_tokens", "stop")}
-    evaluate(EvaluateJobConfig(
-        run_dir=str(Path(run.root) / BENCHMARKS / stage("round", number)), seed=config.seed, benchmarks=config.benchmarks.benchmarks,
+    return EvaluateJobConfig(
+        run_dir=run_dir, seed=config.seed, benchmarks=config.benchmarks.benchmarks,
         candidates={STUDENT: CandidateConfig(engine=STUDENT, **sampling)}, engines=engines_of(config, checkpoint),
         roles={name: role for name, role in config.roles.items() if name in ("judge", "default")}, prompts=config.prompts,
         budget=config.benchmarks.budget, runtime=config.runtime,
-    ), console=run.console)
+    )
 
 
 def stop_rule(stop: StopConfig, rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -208,10 +234,12 @@ def _finish(run: Run, manifest: dict[str, Any], progress: Progress, num_rows: in
     status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
     usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     CommitLog(folder.storage).sweep(("parts", "rejects"))
-    notes = _notes(run, progress)
+    message = snapshot["stop_message"] or progress.note
+    if progress.rounds:
+        progress.rounds[-1]["stopped"] = message
+    notes = _notes(run, progress, is_stopped=bool(snapshot["stop_kind"]))
     funnel = funnel_of(run, progress.rounds)
     folder.write_json(RESULT, {"rounds": progress.rounds, "samples": samples_of(run, progress.rounds), "notes": notes})
-    message = snapshot["stop_message"] or progress.note
     manifest.update({
         "status": status, "finished": now(), "message": message, "funnel": funnel, "usage": usage, "notes": notes,
         "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
@@ -225,14 +253,14 @@ def _finish(run: Run, manifest: dict[str, Any], progress: Progress, num_rows: in
     )
 
 
-def _notes(run: Run, progress: Progress) -> list[str]:
+def _notes(run: Run, progress: Progress, *, is_stopped: bool) -> list[str]:
     """What a reader has to know of the numbers."""
-    notes = [progress.note] if progress.note else []
+    notes = [*([progress.note] if progress.note else []), *progress.unmeasured]
     if run.config.student is None:
         notes.append("no student is trained (student: null); the same model answers in every round")
     for state in progress.rounds:
         made = state["generated"]
-        if made is not None and made["hard"] + made["easy"] < run.config.lion.per_round and not run.stopped():
+        if made is not None and made["hard"] + made["easy"] < run.config.lion.per_round and not is_stopped:
             short = run.config.lion.per_round - made["hard"] - made["easy"]
             notes.append(f"round {state['round']}: {short:,} new instructions short of per_round, after {made['drawn']:,} drawings")
         if state["judged"] and not all(map(len, hard_and_easy(run, state["round"]))):

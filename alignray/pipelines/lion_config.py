@@ -180,6 +180,11 @@ class LionJobConfig(Config):
             raise ValueError("student_engine.kind = 'scripted' cannot hold a trained student; take transformers or vllm")
         if self.student is None and not isinstance(self.student_engine, ScriptedConfig) and (bound is None or bound.engine == STUDENT):
             raise ValueError("student is null, so nothing is trained; bind roles.student to an engine, or take student_engine scripted")
+        others = [name for name, role in self.roles.items() if name != STUDENT and role.engine == STUDENT]
+        if others and self.student is not None:
+            raise ValueError(f"roles.{others[0]}.engine = 'student': the student answers for itself alone; name one of engines")
+        if self.student is not None and "seed" in self.student.model_fields_set and self.student.seed != 0:
+            raise ValueError(f"student.seed = {self.student.seed}: every round's training follows from seed; set that")
         if self.student is not None and not Storage(self.run_dir).is_local:
             raise ValueError(f"run_dir = {self.run_dir!r}: the students' checkpoints need a local path, or one that all nodes share")
         if self.answers is not None and Storage(self.answers.root).root == Storage(self.run_dir).root:

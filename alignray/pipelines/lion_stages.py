@@ -17,7 +17,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from alignray.dedup.novelty import Match, closest, decide, tokens_of
-from alignray.engine import EngineConfig, TransformersConfig
+from alignray.engine import EngineConfig, TransformersConfig, VLLMConfig
 from alignray.errors import RecordError
 from alignray.io.commits import CommitLog, parquet_bytes
 from alignray.io.instructions import read_instructions
@@ -39,6 +39,7 @@ from alignray.runtime.training import merge_on_worker
 from alignray.schema import Candidate, LionDraft, Rejected, records_of, table_of
 from alignray.seeding import draw, row_id_of
 from alignray.steps import PromptStep
+from alignray.train.checkpoint import MODEL
 
 SEEDS, TAUGHT, JUDGED, DRAWN, WRITTEN, NEW = "seeds", "taught", "judged", "drawn", "written", "new"
 """Stages; all but the first once in each round, as NAME_ROUND."""
@@ -199,7 +200,7 @@ def imitate(run: Run, round_: int, before: str | None) -> str | None:
     root = str(Path(run.root) / "students" / stage("round", round_))
     done = RunFolder(root).manifest()
     if done is not None and done["status"] == "done":
-        model = done["result"]["model"]
+        model = str(Path(root) / MODEL)  # where it is now: the folder may have been moved since
     else:
         training = student.training(
             str(Path(run.root) / rows), run_dir=root, model=start, seed=run.config.seed + round_, runtime=run.config.runtime,
@@ -239,12 +240,16 @@ def judge(run: Run, round_: int, checkpoint: str | None) -> bool:
 
 
 def engines_of(config: LionJobConfig, checkpoint: str | None) -> dict[str, EngineConfig]:
-    """Every engine; the student's renders chats as it was trained on them, where its own config does not say otherwise."""
+    """Every engine; the student's renders chats as it was trained on them, whatever of that its own config leaves at its default."""
     engines = config.engines_with(checkpoint)
     student = engines[STUDENT]
     if config.student is not None and isinstance(student, TransformersConfig):
-        unset = {"chat_template", "template_fields", "add_bos", "end_token"} - student.model_fields_set
+        names = ("chat_template", "template_fields", "add_bos", "end_token")
+        unset = [name for name in names if getattr(student, name) == TransformersConfig.model_fields[name].get_default()]
         engines[STUDENT] = student.model_copy(update={name: getattr(config.student.tokens, name) for name in unset})
+    elif config.student is not None and isinstance(student, VLLMConfig) and not student.chat_template_args:
+        # the template itself is in the checkpoint's tokenizer
+        engines[STUDENT] = student.model_copy(update={"chat_template_args": dict(config.student.tokens.template_fields)})
     return engines
 
 
@@ -344,8 +349,8 @@ def _draw(
         if not missing[kind]:
             continue
         pass_rate = max(kept[kind] / drawn[kind], LEAST_PASS_RATE) if drawn[kind] else 1.0
-        number = min(math.ceil(missing[kind] / pass_rate), room)
-        room -= number
+        share = math.ceil(room * missing[kind] / sum(missing.values()))
+        number = min(math.ceil(missing[kind] / pass_rate), share, limit - drawn.total() - len(found))
         one_sided = {"hard": parents if kind == "hard" else [], "easy": parents if kind == "easy" else []}
         found += drawings(
             **one_sided, round=round_, start=drawn[kind], num=number, config=run.config.lion, seed=run.config.seed,

@@ -151,6 +151,16 @@ def _all(run: Run, stage: str, record: Any) -> list[Any]:
     return [rows[row_id] for row_id in sorted(rows)]
 
 
+def _in_file_order(run: Run) -> list[Edit]:
+    """The edits as the config names their files and as they stand there, which is what the authors' stop goes by."""
+    parts: dict[str, list[Edit]] = defaultdict(list)
+    log = CommitLog(run.folder.storage)
+    for commit in log.read(EDITS):  # by name, so the parts of a file in order
+        if (table := log.table(commit)) is not None:
+            parts[commit.extra["split"]] += records_of(Edit, table)
+    return [edit for uri, form in run.config.input.files().items() for edit in parts[row_id_of(uri, form)[:16]]]
+
+
 # ---- which pairs
 
 
@@ -172,7 +182,9 @@ def choose(run: Run) -> tuple[Counter[str], dict[str, Any], set[str]]:
         drafts = [draft for draft in drafts if not draft.asks]
     log = CommitLog(run.folder.storage)
     if not log.names(PAIRS):
-        pairs = select_pairs(drafts, config.lte.quotas, seed=config.seed, edits=edits, drop_rate=config.drop_rate)
+        pairs = select_pairs(
+            drafts, config.lte.quotas, seed=config.seed, edits=_in_file_order(run), drop_rate=config.drop_rate,
+        )
         if not pairs:
             raise RecordError(f"no pair of query and answers can be made of {len(edits):,} edits ({listed(notes) or 'none is wanted'})")
         counts = {"kept": len(pairs), "rejected": 0, "drafts": len(drafts)}
@@ -181,17 +193,19 @@ def choose(run: Run) -> tuple[Counter[str], dict[str, Any], set[str]]:
 
 
 def _leakage(config: LTEJobConfig, edits: Sequence[Edit]) -> tuple[set[str], dict[str, Any]]:
-    test = [
-        edit for group in config.input.test for path in group.paths
-        for edit in read_edits(path, group.form, config.input.fetch, Counter()) if isinstance(edit, Edit)
+    rows = [
+        row for group in config.input.test for path in group.paths
+        for row in read_edits(path, group.form, config.input.fetch, Counter())
     ]
+    test = [row for row in rows if isinstance(row, Edit)]
+    unread = Counter(row.reason for row in rows if isinstance(row, Rejected))
     leaking = leaking_ids(edits, test) if test else set()
     if leaking and config.lte.on_leakage == "refuse":
         raise RecordError(
             f"{len(leaking):,} of {len(edits):,} training edits share a fact or a question with the {len(test):,} test edits; take them "
             "out of input.edits, or set lte.on_leakage to drop"
         )
-    found = {"test_edits": len(test), "shared": len(leaking), "handling": config.lte.on_leakage}
+    found = {"test_edits": len(test), "shared": len(leaking), "handling": config.lte.on_leakage, "unreadable": dict(unread)}
     return leaking if config.lte.on_leakage == "drop" else set(), found
 
 
@@ -208,8 +222,7 @@ def ask_for_the_rest(run: Run) -> None:
 
 def selected(run: Run) -> list[EditDraft]:
     """The finished pairs, exactly as many as the quotas want or as there are."""
-    edits: list[Edit] = _all(run, EDITS, Edit) if run.config.lte.quotas.ripple_edits_rule == "original" else []
-    return select_pairs(_all(run, ANSWERED, EditDraft), run.config.lte.quotas, seed=run.config.seed, edits=edits)
+    return select_pairs(_all(run, ANSWERED, EditDraft), run.config.lte.quotas, seed=run.config.seed, edits=_in_file_order(run))
 
 
 # ---- what stands beside an edit
@@ -249,11 +262,11 @@ def neighbours_of(run: Run, edit_ids: set[str], leaking: set[str]) -> dict[str, 
                 by_source[row["source"]][row["row_id"]] = row
     found: dict[str, list[Neighbour]] = {}
     for rows in by_source.values():
-        found |= _nearest([rows[row_id] for row_id in sorted(rows)], edit_ids)
+        found |= _nearest([rows[row_id] for row_id in sorted(rows)], edit_ids, max(WANTED, run.config.lte.threefold.pool))
     return found
 
 
-def _nearest(rows: Sequence[Mapping[str, Any]], edit_ids: set[str]) -> dict[str, list[Neighbour]]:
+def _nearest(rows: Sequence[Mapping[str, Any]], edit_ids: set[str], num: int) -> dict[str, list[Neighbour]]:
     """Each wanted row's nearest others, ties by id."""
     vectors = np.asarray([row["vector"] for row in rows], np.float32)
     wanted = [place for place, row in enumerate(rows) if row["row_id"] in edit_ids]
@@ -262,7 +275,7 @@ def _nearest(rows: Sequence[Mapping[str, Any]], edit_ids: set[str]) -> dict[str,
         block = wanted[start : start + BLOCK]
         scores = vectors[block] @ vectors.T
         scores[np.arange(len(block)), block] = -np.inf
-        nearest = np.argsort(-scores, axis=1, kind="stable")[:, :WANTED]
+        nearest = np.argsort(-scores, axis=1, kind="stable")[:, :num]
         for at, place in enumerate(block):
             found[rows[place]["row_id"]] = [
                 Neighbour(other["row_id"], other["fact"], float(score), other["subject"], other["relation"])

@@ -38,6 +38,13 @@ class LTEInputConfig(Config):
     fetch: FetchConfig = FetchConfig()
     """How HTTP files are read."""
 
+    @pydantic.model_validator(mode="after")
+    def _each_file_once(self) -> LTEInputConfig:
+        paths = [path for group in self.edits for path in group.paths]
+        if twice := [path for path in paths if paths.count(path) > 1]:
+            raise ValueError(f"edits names {twice[0]!r} twice; a file has one form")
+        return self
+
     def files(self) -> dict[str, str]:
         """Every file that edits to train on are read from, with its form."""
         return {path: group.form for group in self.edits for path in group.paths}
@@ -81,4 +88,6 @@ def identity_of(config: LTEJobConfig) -> dict[str, Any]:
     data["engines"] = without_transport(data["engines"])
     data["input"].pop("fetch")
     data["prompts"].pop("dir")
+    for name in ("single_edit_form", "stream_form", "top_k", "similarity_floor", "memory_key", "evaluation"):
+        data["lte"].pop(name)  # how edits are put to a model later decides no training row
     return data

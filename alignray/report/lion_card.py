@@ -23,8 +23,8 @@ COLUMNS = {
     "gap": "the teacher's mean score minus the student's at that time; null where nothing was judged",
     "is_hard": "whether that gap made it a hard one; null where nothing was judged",
     "judged_in": "round that judged it last; 0 where none did",
-    "prompt_tokens": "tokens sent to models for this row, over all steps",
-    "completion_tokens": "tokens received from models for this row, over all steps",
+    "prompt_tokens": "tokens sent to models to write it, to answer it and to judge it the last time; calls/ has all",
+    "completion_tokens": "tokens received for these",
     "cost_usd": "what these calls cost",
 }
 _WORK = {

@@ -151,6 +151,7 @@ def extras_of(config: Config) -> list[str]:
         "local": "llama" in kinds, "vllm": "vllm" in kinds, "eval": "ifeval" in kinds,
         "train": "transformers" in kinds or any("objective" in path for path, _ in leaves),
         "s3": any(isinstance(value, str) and value.startswith("s3://") for _, value in leaves),
+        "edit": any(path[-1] == "embedder" and path[0] == "embedder" and value != "hash" for path, value in leaves),
         "extract": any(path[-1] == "extractor" and value in ("trafilatura", "two_tier") for path, value in leaves),
     }
     return [name for name, is_wanted in wanted.items() if is_wanted]

@@ -49,9 +49,15 @@ GAUGES = {
 }
 LATENCY = ("alignray_call_seconds", "Time from asking an engine to its answer, of a sample of calls", ("role", "engine"))
 
+INNER = ("students", "benchmarks")
+"""Folders of a run that hold runs of their own."""
+
 
 def run_label(root: str) -> str:
-    """The run's name on every metric: the last part of its folder."""
+    """The run's name on every metric: the last part of its folder; of a run inside another one the outer one's name before it."""
+    parts = PurePosixPath(root).parts
+    if len(parts) > 2 and parts[-2] in INNER:
+        return "/".join(parts[-3:])[-LABEL_CHARS:]
     return (PurePosixPath(root).name or "run")[:LABEL_CHARS]
 
 

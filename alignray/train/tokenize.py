@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -136,7 +138,10 @@ def keep_template(folder: str, config: TokenizeConfig) -> None:
     if config.chat_template is not None:
         tokenizer = load_tokenizer(folder)
         tokenizer.chat_template = ChatTemplate(tokenizer, config.chat_template, config.template_fields).text
-        tokenizer.save_pretrained(folder)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:  # a kill in between leaves whole files
+            tokenizer.save_pretrained(aside)
+            for file in Path(aside).iterdir():
+                file.replace(Path(folder) / file.name)
 
 
 def never_ids(tokenizer: Any, words: Iterable[str]) -> frozenset[int]:

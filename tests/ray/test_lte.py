@@ -120,6 +120,6 @@ def test_what_is_tested_on_is_not_trained_on(build: Build, tmp_path: Path) -> No
         build(tmp_path / "refused", input=data, lte={**quotas, "on_leakage": "refuse"})
     outcome = build(tmp_path / "dropped", input=data, lte=quotas)
     subjects = {json.loads(line)["src"] for line in test_part.read_text().splitlines()}
-    assert outcome.data["leakage"] == {"test_edits": 5, "shared": 5, "handling": "drop"}
+    assert outcome.data["leakage"] == {"test_edits": 5, "shared": 5, "handling": "drop", "unreadable": {}}
     assert [cell["found"] for cell in outcome.data["cells"]] == [7, 7]
     assert not [row for row in rows_of(tmp_path / "dropped") if any(subject in row["messages"][0]["content"] for subject in subjects)]

@@ -42,7 +42,7 @@ class LionConfig(Config):
     threshold: float = pydantic.Field(default=1.0, ge=-9, le=9)
     """The thesis' tau: an instruction is hard where the teacher's score is ahead of the student's by at least so much."""
     hard_rate: float = pydantic.Field(default=0.5, ge=0, le=1)
-    """Share of drawings that are written after hard instructions; 0.5 is the thesis' r = 1:1, 1 hard only, 0 easy only."""
+    """Share of a round's new instructions that are written after hard ones; 0.5 is the thesis' r = 1:1, 1 hard only, 0 easy only."""
     per_round: int = pydantic.Field(default=6000, ge=1)
     """New instructions of a round."""
     max_drawings: float = pydantic.Field(default=5.0, ge=1)

@@ -64,7 +64,7 @@ def select_pairs(
     for draft in drafts:
         cells[cell_of(draft)].append(draft)
     for cell in sorted(cells):
-        if cell[0] == "ripple_edits" and config.ripple_edits_rule == "original":
+        if cell[0] == "ripple_edits" and config.ripple_edits_rule == "original" and cell in wanted:
             kept = _whole_records(edits, drafts, config)
             chosen += [draft for draft in cells[cell] if draft.row_id in kept]
         elif cell in wanted:
