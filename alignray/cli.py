@@ -211,8 +211,8 @@ def edits_add_command(
     with _exits(as_json):
         from alignray.pipelines.edits import add_file, add_one, open_memory
 
-        if file is not None and (subject or prompt or target):
-            raise ConfigError("give FILE or --subject, --prompt and --target, not both")
+        if file is not None and (subject or prompt or target or relation or fact):
+            raise ConfigError("give FILE, or --subject, --prompt and --target (--relation, --fact), not both")
         with open_memory(memory, embedder=embedder, writable=True) as opened:
             if file is not None:
                 counts = add_file(opened, file, _edit_form(form))
@@ -278,6 +278,16 @@ def edits_find_command(
         for one in near:
             typer.echo(printable(f"{one.score:.3f}  {one.edit.edit_id}  {one.edit.descriptor}"))
         typer.echo(printable(f"\n{prompt}"))
+
+
+@edits_app.command("serve")
+def edits_serve_command(config: Config, set_: Sets = None) -> None:
+    """Serve the edits, and chat completions of a model that knows them, over HTTP until interrupted."""
+    with _exits(False):
+        from alignray.serve.edits import run
+        from alignray.serve.edits_config import EditServerConfig
+
+        run(_loaded(EditServerConfig, config, set_, None), tell=lambda line: typer.echo(printable(line), err=True))
 
 
 def _edit_form(form: str) -> Any:

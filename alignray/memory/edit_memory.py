@@ -255,7 +255,7 @@ class EditMemory:
             score = float((vectors[at].astype(np.float64) * key).sum())
             now = [(int(row), value) for row, value in zip(*near, strict=True) if floor is None or value >= floor]
             others = [(row, value) for row, value in now if row != live]
-            rank = 1 + sum(value > score for _, value in others[:k])
+            rank = 1 + sum(bool(value > score) for _, value in others[:k])
             if rank > k or (floor is not None and score < floor):
                 continue
             # the edit it supersedes makes room, else the last of the k

@@ -18,6 +18,7 @@ from alignray.methods.lte.config import Form
 from alignray.methods.lte.render import render_prompt
 from alignray.schema import ChatRequest, Message
 from alignray.serve.edits_config import RequestLimits
+from alignray.untrusted import storable
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MAX_STOPS, MAX_STOP_CHARS = 16, 256
@@ -49,7 +50,8 @@ class Unusable(Exception):
 
     def body(self) -> dict[str, Any]:
         """{"error": {...}}"""
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else storable(self.param)
+        return {"error": {"message": storable(str(self)), "type": self.kind, "param": param, "code": self.code}}
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def read_chat(body: Mapping[str, Any], *, model: str, sampling: Sampling, limits
     )
 
 
-def read_edit(body: Mapping[str, Any], limits: RequestLimits, *, old: MemoryEdit | None = None, extra: frozenset[str] = frozenset()) -> EditDraft:
+def read_edit(
+    body: Mapping[str, Any], limits: RequestLimits, *, old: MemoryEdit | None = None, extra: frozenset[str] = frozenset(),
+) -> EditDraft:
     """An edit that a client wants taken in.
 
     Args:
@@ -152,8 +156,9 @@ def read_edit(body: Mapping[str, Any], limits: RequestLimits, *, old: MemoryEdit
     edit_id = _text(body, "id", 128, default="")
     if edit_id and not _ID.fullmatch(edit_id):
         raise Unusable("id is made of letters, digits and . _ : -, 128 at most; leave it out to have one made", "id")
+    metadata = _metadata(body.get("metadata"), limits)
     try:
-        return checked(EditDraft(**texts, relation=relation, descriptor=fact, metadata=_metadata(body.get("metadata"), limits), edit_id=edit_id))
+        return checked(EditDraft(**texts, relation=relation, descriptor=fact, metadata=metadata, edit_id=edit_id))
     except RecordError as err:
         raise Unusable(str(err)) from err
 
