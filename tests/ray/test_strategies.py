@@ -70,8 +70,8 @@ def alone(world: Path) -> list[tuple[int, float, float]]:
     return curve
 
 
-SLOW = ("zero1", "zero2")
-"""Between zero0 and zero3, which `make test` runs; these two are in `make test-slow`."""
+SLOW = ("zero0", "zero1", "zero2")
+"""`make test` runs ddp, zero3 and fsdp2; these three are in `make test-slow`."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in STRATEGIES])

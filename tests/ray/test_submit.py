@@ -103,6 +103,7 @@ def test_what_is_wrong_here_is_found_without_asking_the_cluster(head: Head, tmp_
     assert len(jobs_of(head)) == num_before
 
 
+@pytest.mark.slow  # the submission above, of another method
 def test_dedup_is_submitted_the_same_way(head: Head, tmp_path: Path) -> None:
     out, _ = ended(submit(head, "dedup", ROOT / "configs" / "dedup" / "smoke.yaml", "--run", str(tmp_path / "run")), 0)
     assert "rows kept" in out and (tmp_path / "run" / "report.html").exists()
