@@ -41,8 +41,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +52,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pyarrow as pa
 import torch
+from bmc_learns import Keeper
 from rapidfuzz.distance import Levenshtein
 from scipy.stats import spearmanr
 
@@ -292,24 +292,6 @@ def make_model(folder: Path, seed: int, budget: Budget) -> Path:
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END, pad_token=PAD).save_pretrained(folder)
     return folder
-
-
-class Keeper:
-    """Keeps the model of the last checkpoint, and nothing else."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def report(self, line: dict[str, Any], checkpoint: Path | None) -> None:
-        if checkpoint is not None:
-            (checkpoint / "model").rename(self.folder)
-
-    @contextmanager
-    def newest(self) -> Iterator[Path | None]:
-        yield None
-
-    def wants_checkpoint(self) -> bool:
-        return False
 
 
 def imitate(model: Path, out: Path, drafts: Sequence[LionDraft], seed: int, budget: Budget, epochs: int, learning_rate: float) -> Path:

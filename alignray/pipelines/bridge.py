@@ -19,7 +19,7 @@ from alignray.methods.bmc.steps import ALREADY_GOOD, EDIT, bridge_steps, prompt_
 from alignray.pipelines.bridge_config import BridgeJobConfig, identity_of
 from alignray.pipelines.bridge_plan import plan_bridge
 from alignray.pipelines.inspect_run import rewrite_report
-from alignray.pipelines.open_run import open_run
+from alignray.pipelines.open_run import open_run, seconds_of, status_of_run
 from alignray.pipelines.walk import pending_of, walk
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reject_reasons, stage_counts, usage_of
@@ -193,7 +193,7 @@ def _finish(
 ) -> Outcome:
     """Manifest, analysis, report and card; all from the run folder's files."""
     config, folder = run.config, run.folder
-    status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+    status = status_of_run(snapshot, num_rows)
     usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     log = CommitLog(folder.storage)
     log.sweep(("parts", "rejects"))
@@ -211,7 +211,7 @@ def _finish(
     funnel = _funnel(run, len(pairs.ids), len(selected), num_rows)
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
-        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "seconds": seconds_of(manifest, run.watch),
         "bridging": bridging, "result": {"rows": num_rows},
     })
     folder.write_json("analysis.json", analysis)

@@ -31,7 +31,7 @@ from alignray.io.run_folder import RunFolder, now
 from alignray.io.storage import Storage
 from alignray.pipelines.construct_config import ConstructJobConfig, identity_of
 from alignray.pipelines.inspect_run import rewrite_report
-from alignray.pipelines.open_run import open_run
+from alignray.pipelines.open_run import open_run, seconds_of, status_of_run
 from alignray.pipelines.walk import pending_of, walk
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reject_reasons, stage_counts, usage_of
@@ -236,7 +236,7 @@ def _finish(
 ) -> Outcome:
     """Benchmark files, manifest, report and card; all from the run folder's files."""
     folder = run.folder
-    status = {"budget": "stopped_at_budget", "": "done" if items else "empty"}.get(snapshot["stop_kind"], "failed")
+    status = status_of_run(snapshot, len(items))
     usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     CommitLog(folder.storage).sweep(("parts", "rejects"))
     written = write_benchmark(run, items)
@@ -244,7 +244,7 @@ def _finish(
     funnel, notes = _funnel(run, len(initial.ids)), _notes(run, items, written)
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
-        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "seconds": seconds_of(manifest, run.watch),
         "construction": construction, "notes": notes, "reviewed": run.config.review is not None, "result": {"rows": len(items)},
     })
     folder.write_manifest(manifest)

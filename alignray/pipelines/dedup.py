@@ -28,7 +28,7 @@ from alignray.io.storage import Storage
 from alignray.io.tables import RowBlock, read_blocks
 from alignray.pipelines.dedup_config import DecontaminationConfig, DedupJobConfig, InputConfig, identity_of
 from alignray.pipelines.inspect_run import rewrite_report
-from alignray.pipelines.open_run import open_run
+from alignray.pipelines.open_run import open_run, seconds_of
 from alignray.pipelines.watch import Watch
 from alignray.runtime.dedup import Clusters, check_comparable, find_clusters
 from alignray.runtime.signatures import SIGNATURES, STEP, TextBatch, sign_stage
@@ -345,7 +345,7 @@ def _finish(
     status = "done" if written["kept"] else "empty"
     manifest.update({
         "status": status, "finished": now(), "message": "; ".join(warnings),
-        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in watch.seconds.items()},
+        "seconds": seconds_of(manifest, watch),
         "funnel": [
             {"stage": "read", "in": total, "kept": signed["kept"], "rejected": _by_reason(signed)},
             {"stage": "dedup", "in": signed["kept"], "kept": written["kept"], "rejected": _by_reason(written)},

@@ -23,7 +23,7 @@ from alignray.io.storage import Storage
 from alignray.pipelines.evaluate_config import EvaluateJobConfig, identity_of
 from alignray.pipelines.evaluate_plan import plan_evaluation
 from alignray.pipelines.inspect_run import rewrite_report
-from alignray.pipelines.open_run import open_run
+from alignray.pipelines.open_run import open_run, seconds_of, status_of_run
 from alignray.pipelines.walk import pending_of, walk
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reject_reasons, stage_counts, usage_of
@@ -348,14 +348,14 @@ def _funnel(run: Run, num_items: int, num_rows: int) -> list[dict[str, Any]]:
 def _finish(run: Run, manifest: dict[str, Any], items: Index, num_rows: int, snapshot: Mapping[str, Any]) -> Outcome:
     """Manifest, analysis, report and card; all from the run folder's files."""
     folder = run.folder
-    status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+    status = status_of_run(snapshot, num_rows)
     usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     CommitLog(folder.storage).sweep(("parts", "rejects"))
     analysis = _analysis(run)
     funnel = _funnel(run, len(items.ids), num_rows)
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
-        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "seconds": seconds_of(manifest, run.watch),
         "result": {"rows": num_rows},
     })
     folder.write_json("analysis.json", analysis)

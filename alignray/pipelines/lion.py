@@ -38,7 +38,7 @@ from alignray.pipelines.lion_stages import (
     stage,
     teach,
 )
-from alignray.pipelines.open_run import open_run
+from alignray.pipelines.open_run import open_run, seconds_of, status_of_run
 from alignray.pipelines.webr_account import reject_reasons, usage_of
 from alignray.prompts import load_prompt, prompt_names
 from alignray.runtime.ask import check_roles
@@ -231,7 +231,7 @@ def _row(draft: LionDraft, _fact: None, *, judged_in: int, config: LionJobConfig
 def _finish(run: Run, manifest: dict[str, Any], progress: Progress, num_rows: int, snapshot: Mapping[str, Any]) -> Outcome:
     """lion.json, manifest, report and card; all from the run folder's files."""
     folder: RunFolder = run.folder
-    status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+    status = status_of_run(snapshot, num_rows)
     usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     CommitLog(folder.storage).sweep(("parts", "rejects"))
     message = snapshot["stop_message"] or progress.note
@@ -242,7 +242,7 @@ def _finish(run: Run, manifest: dict[str, Any], progress: Progress, num_rows: in
     folder.write_json(RESULT, {"rounds": progress.rounds, "samples": samples_of(run, progress.rounds), "notes": notes})
     manifest.update({
         "status": status, "finished": now(), "message": message, "funnel": funnel, "usage": usage, "notes": notes,
-        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "seconds": seconds_of(manifest, run.watch),
         "result": {"rows": num_rows, "rounds": len(progress.rounds), "model": progress.model or ""},
     })
     folder.write_manifest(manifest)

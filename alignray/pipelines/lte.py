@@ -25,7 +25,7 @@ from alignray.methods.lte.steps import lte_steps
 from alignray.methods.lte.threefold import WANTED, Neighbour, show
 from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.lte_config import LTEJobConfig, identity_of
-from alignray.pipelines.open_run import open_run
+from alignray.pipelines.open_run import open_run, seconds_of, status_of_run
 from alignray.pipelines.walk import pending_of, walk
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reject_reasons, stage_counts, usage_of
@@ -329,7 +329,7 @@ def _finish(
     """Manifest, report and card; all from the run folder's files."""
     folder = run.folder
     num_rows = stage_counts(folder, ROWS)["kept"]
-    status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+    status = status_of_run(snapshot, num_rows)
     usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     CommitLog(Storage(run.root)).sweep(("parts", "rejects"))
     data = _data(run, finished, facts)
@@ -343,7 +343,7 @@ def _finish(
     ])
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage, "lte": data,
-        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "seconds": seconds_of(manifest, run.watch),
         "result": {"rows": num_rows},
     })
     folder.write_manifest(manifest)

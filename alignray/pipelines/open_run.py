@@ -44,3 +44,14 @@ def open_run(
     with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
         quiet_data_context()
         yield folder, manifest, Watch(console, folder)
+
+
+def status_of_run(snapshot: Mapping[str, Any], num_rows: int) -> str:
+    """done, empty, stopped_at_budget or failed, by what the ledger says at the end and what there is."""
+    return {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+
+
+def seconds_of(manifest: Mapping[str, Any], watch: Watch) -> dict[str, float]:
+    """Seconds of this session's stages, with what the manifest has of them from earlier ones."""
+    before = manifest.get("seconds", {})
+    return {name: before.get(name, 0.0) + took for name, took in watch.seconds.items()}

@@ -17,7 +17,7 @@ from alignray.io.run_folder import RunFolder, now
 from alignray.methods.bmc.masks import edited_masks
 from alignray.objectives import RDPOConfig, SFTConfig
 from alignray.pipelines.inspect_run import rewrite_report
-from alignray.pipelines.open_run import open_run
+from alignray.pipelines.open_run import open_run, seconds_of
 from alignray.pipelines.train_config import TrainJobConfig, identity_of
 from alignray.pipelines.watch import Watch
 from alignray.runtime.reference_store import ReferenceFill, ReferencePool, fill_store
@@ -154,7 +154,7 @@ def _finish(
     rows = stats.kept - stats.eval
     manifest.update({
         "status": "done" if trained.steps else "tokens", "finished": now(), "message": "; ".join(warnings), "warnings": warnings,
-        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in watch.seconds.items()},
+        "seconds": seconds_of(manifest, watch),
         "funnel": [{"stage": "read", "in": stats.read, "kept": stats.kept, "rejected": stats.rejected}],
         "objective": config.objective.model_dump(mode="json"), "tokens": dataclasses.asdict(stats),
         "reference": reference or manifest.get("reference"),

@@ -23,7 +23,7 @@ from alignray.io.storage import Storage
 from alignray.methods import webr
 from alignray.methods.webr.quota import branch_shares, over_quota, quotas, select_pages
 from alignray.pipelines.inspect_run import rewrite_report
-from alignray.pipelines.open_run import open_run
+from alignray.pipelines.open_run import open_run, seconds_of, status_of_run
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import (
     DRAFTS,
@@ -335,12 +335,12 @@ def _finish(
         folder, num_pages=len(pages.ids), num_selected=len(selected), unique=unique, num_rows=sum(wanted.values()),
     )
     num_rows = sum(wanted.values())
-    status = {"budget": "stopped_at_budget", "": "done" if num_rows else "empty"}.get(snapshot["stop_kind"], "failed")
+    status = status_of_run(snapshot, num_rows)
     seen = page_counts(folder)
     usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
-        "seconds": {name: manifest.get("seconds", {}).get(name, 0.0) + took for name, took in run.watch.seconds.items()},
+        "seconds": seconds_of(manifest, run.watch),
         "ingest": {
             "records": {name.removeprefix("records/"): count for name, count in sorted(seen.items()) if name.startswith("records/")},
             "not_pages": seen["not_pages"], "damage": seen["damage"],

@@ -57,7 +57,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, over: int, marks
     y_ticks = ticks(max(*counts, over, 1), 3)
     num_bars = len(counts) + (2 if over else 0)
     span = edges[-1] * num_bars / len(counts) or 1
-    plot = _Plot(x_limit=span, y_limit=y_ticks[-1])
+    plot = Plot(x_limit=span, y_limit=y_ticks[-1])
     # the last label belongs to the bar of longer texts, where there is one
     shown = [tick for tick in ticks(edges[-1], 5) if tick <= edges[-1] * (0.9 if over else 1)]
     parts = [plot.y_axis(y_ticks), plot.x_axis(shown, unit)]
@@ -67,11 +67,11 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, over: int, marks
         parts.append(plot.bar(plot.x(edges[index]), bar, count, tip))
     if over:
         parts.append(plot.bar(plot.x(span) - bar, bar, over, f"{compact(edges[-1])} {unit} or more: {over:,}", css="bar over"))
-        parts.append(_text(plot.x(span) - bar / 2, HEIGHT - _BOTTOM + 15, f"{compact(edges[-1])}+", "tick end"))
+        parts.append(label_at(plot.x(span) - bar / 2, HEIGHT - _BOTTOM + 15, f"{compact(edges[-1])}+", "tick end"))
     for label, value in marks:
         if value < edges[-1]:
-            parts += [plot.mark(value), _text(plot.x(value) + 4, _TOP + 9, label, "unit")]
-    return _svg(WIDTH, HEIGHT, parts, title)
+            parts += [plot.mark(value), label_at(plot.x(value) + 4, _TOP + 9, label, "unit")]
+    return svg(WIDTH, HEIGHT, parts, title)
 
 
 def lines(
@@ -87,7 +87,7 @@ def lines(
         return Markup("")
     x_limit, highest = max(1e-9, *(x for x, _ in points)), max(y for _, y in points)
     y_ticks = ticks(highest, 3) if from_zero else ticks_between(min(y for _, y in points), highest)
-    plot = _Plot(x_limit=x_limit, y_limit=y_ticks[-1], y_start=y_ticks[0])
+    plot = Plot(x_limit=x_limit, y_limit=y_ticks[-1], y_start=y_ticks[0])
     parts = [plot.y_axis(y_ticks), plot.x_axis([tick for tick in ticks(x_limit, 5) if tick <= x_limit * 1.001], x_unit)]
     for place in breaks:
         parts.append(plot.mark(place))
@@ -101,7 +101,7 @@ def lines(
             pen = "L"
         drawn = Markup('<path class="line s{}" d="{}"><title>{}</title></path>')
         parts.append(drawn.format(number % 6, " ".join(path), one.label))
-    return _svg(WIDTH, HEIGHT, parts, title)
+    return svg(WIDTH, HEIGHT, parts, title)
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ def rates(points: Sequence[tuple[float, float]], *, mark: tuple[str, float], mea
     """A rate in percent over x in [0, 1] as a line, with a dashed mark and what was measured as bars with whiskers."""
     if not points:
         return Markup("")
-    plot = _Plot(x_limit=1.0, y_limit=100.0)
+    plot = Plot(x_limit=1.0, y_limit=100.0)
     label, place = mark
     parts = [plot.y_axis([0, 25, 50, 75, 100]), plot.x_axis([0, 0.2, 0.4, 0.6, 0.8, 1], x_unit), plot.mark(place)]
     # at the foot, where the line is far from the mark
     beside, css = (plot.x(place) - 5, "unit end") if place > 0.72 else (plot.x(place) + 5, "unit")
-    parts.append(_text(beside, HEIGHT - _BOTTOM - 6, label, css))
+    parts.append(label_at(beside, HEIGHT - _BOTTOM - 6, label, css))
     path = " ".join(f"{'L' if number else 'M'}{plot.x(x):.1f} {plot.y(100 * y):.1f}" for number, (x, y) in enumerate(points))
     parts.append(Markup('<path class="line s0" d="{}"><title>{}</title></path>').format(path, title))
     for one in measured:
@@ -134,7 +134,7 @@ def rates(points: Sequence[tuple[float, float]], *, mark: tuple[str, float], mea
         drawn = Markup('<g class="measured"><title>{}</title><path d="M{:.1f} {:.1f}V{:.1f}"/><circle cx="{:.1f}" cy="{:.1f}" r="3"/></g>')
         x = plot.x(one.x)
         parts.append(drawn.format(one.label, x, plot.y(100 * one.low), plot.y(100 * one.high), x, plot.y(100 * one.rate)))
-    return _svg(WIDTH, HEIGHT, parts, title)
+    return svg(WIDTH, HEIGHT, parts, title)
 
 
 _ZOOMS = ((0.98, 0.005), (0.95, 0.01), (0.9, 0.02), (0.8, 0.05), (0.5, 0.1), (0.0, 0.2))
@@ -149,14 +149,14 @@ def intervals(measured: Sequence[Interval], *, mark: tuple[str, float] | None, t
         return Markup("")
     least = min([low for _, _, low, _ in known] + ([mark[1]] if mark else []))
     start, step = next(((start, step) for start, step in _ZOOMS if start < least), _ZOOMS[-1])
-    plot = _Plot(x_limit=100.0, y_limit=1.0, x_start=100 * start)
+    plot = Plot(x_limit=100.0, y_limit=1.0, x_start=100 * start)
     num_ticks = round((1 - start) / step)
     bottom = HEIGHT - _BOTTOM
     parts = []
     for tick in (100 * (start + step * index) for index in range(num_ticks + 1)):
         line = Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>')
-        parts += [line.format(plot.x(tick), _TOP, bottom), _text(plot.x(tick), bottom + 15, f"{tick:.4g}", "tick middle")]
-    parts.append(_text(_LEFT + plot.width / 2, HEIGHT - 4, f"percent{f', dashed: {mark[0]}' if mark else ''}", "unit middle"))
+        parts += [line.format(plot.x(tick), _TOP, bottom), label_at(plot.x(tick), bottom + 15, f"{tick:.4g}", "tick middle")]
+    parts.append(label_at(_LEFT + plot.width / 2, HEIGHT - 4, f"percent{f', dashed: {mark[0]}' if mark else ''}", "unit middle"))
     if mark:
         parts.append(plot.mark(100 * mark[1]))
     for number, (label, rate, low, high) in enumerate(known):
@@ -165,8 +165,8 @@ def intervals(measured: Sequence[Interval], *, mark: tuple[str, float] | None, t
         tip = f"{label}: {100 * rate:.4g} % ({100 * low:.4g} to {100 * high:.4g})"
         drawn = Markup('<g class="interval"><title>{}</title><rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="6" rx="3"/>'
                        '<circle cx="{:.1f}" cy="{:.1f}" r="4.5"/></g>')
-        parts += [drawn.format(tip, left, y - 3, max(right - left, 1), plot.x(100 * rate), y), _text(_RIGHT, y - 11, label, "label")]
-    return _svg(WIDTH, HEIGHT, parts, title)
+        parts += [drawn.format(tip, left, y - 3, max(right - left, 1), plot.x(100 * rate), y), label_at(_RIGHT, y - 11, label, "label")]
+    return svg(WIDTH, HEIGHT, parts, title)
 
 
 @dataclass(frozen=True)
@@ -205,11 +205,11 @@ def wheel(slices: Sequence[Slice], *, title: str) -> Markup:
         start += sweep
     half = size / 2
     moved = Markup('<g transform="translate({0:g} {0:g})">{1}</g>').format(half, Markup("").join(rings))
-    return _svg(size, size, [moved], title, css="wheel")
+    return svg(size, size, [moved], title, css="wheel")
 
 
 @dataclass(frozen=True)
-class _Plot:
+class Plot:
     x_limit: float
     y_limit: float
     x_start: float = 0.0
@@ -231,13 +231,13 @@ class _Plot:
         if len(set(labels)) < len(labels):  # close together and far from 0
             labels = [f"{value:.5g}" for value in values]
         return Markup("").join(
-            line.format(_LEFT, WIDTH - _RIGHT, self.y(value), _text(_LEFT - 7, self.y(value) + 4, label, "tick end"))
+            line.format(_LEFT, WIDTH - _RIGHT, self.y(value), label_at(_LEFT - 7, self.y(value) + 4, label, "tick end"))
             for value, label in zip(values, labels, strict=True)
         )
 
     def x_axis(self, values: Sequence[float], unit: str) -> Markup:
-        labels = [_text(self.x(value), HEIGHT - _BOTTOM + 15, compact(value), "tick middle") for value in values]
-        labels.append(_text(_LEFT + self.width / 2, HEIGHT - 4, unit, "unit middle"))
+        labels = [label_at(self.x(value), HEIGHT - _BOTTOM + 15, compact(value), "tick middle") for value in values]
+        labels.append(label_at(_LEFT + self.width / 2, HEIGHT - 4, unit, "unit middle"))
         return Markup("").join(labels)
 
     def mark(self, value: float) -> Markup:
@@ -250,12 +250,12 @@ class _Plot:
             css, x + 0.5, y, max(width - 1, 0.5), max(HEIGHT - _BOTTOM - y, 0), tip)
 
 
-def _svg(width: float, height: float, parts: Sequence[Markup], title: str, *, css: str = "chart") -> Markup:
+def svg(width: float, height: float, parts: Sequence[Markup], title: str, *, css: str = "chart") -> Markup:
     return Markup('<svg class="{}" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
         css, width, height, title, Markup("").join(parts))
 
 
-def _text(x: float, y: float, text: str, css: str) -> Markup:
+def label_at(x: float, y: float, text: str, css: str) -> Markup:
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(css, x, y, text)
 
 

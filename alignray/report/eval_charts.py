@@ -13,7 +13,7 @@ from itertools import groupby, pairwise
 
 from markupsafe import Markup
 
-from alignray.report.charts import HEIGHT, WIDTH, _Plot, _svg, _text, ticks, ticks_between
+from alignray.report.charts import HEIGHT, WIDTH, Plot, label_at, svg, ticks, ticks_between
 
 NUM_COLOURS = 6
 MAX_LABEL = 18
@@ -61,12 +61,12 @@ def level_curves(curves: Sequence[Curve], *, title: str, x_unit: str) -> Markup:
     places = sorted({point.x for curve in curves for point in curve.points})
     y_ticks = axis_ticks([point.value for point in points if point.value is not None], [
         end for point in points for end in (point.low, point.high) if end is not None])
-    plot = _Plot(x_start=places[0], x_limit=places[-1] if len(places) > 1 else places[0] + 1, y_start=y_ticks[0], y_limit=y_ticks[-1])
+    plot = Plot(x_start=places[0], x_limit=places[-1] if len(places) > 1 else places[0] + 1, y_start=y_ticks[0], y_limit=y_ticks[-1])
     shown = places[:: math.ceil(len(places) / 12)]
     drawn = [plot.y_axis(y_ticks), plot.x_axis(shown, x_unit)]
     drawn += [_band(plot, curve) for curve in curves]
     drawn += [_curve(plot, curve) for curve in curves]
-    return _svg(WIDTH, HEIGHT, drawn, title)
+    return svg(WIDTH, HEIGHT, drawn, title)
 
 
 def axis_ticks(values: Sequence[float], ends: Sequence[float] = ()) -> list[float]:
@@ -79,7 +79,7 @@ def axis_ticks(values: Sequence[float], ends: Sequence[float] = ()) -> list[floa
     return ticks(max([highest, *ends]), 4)
 
 
-def _within(value: float, plot: _Plot) -> float:
+def _within(value: float, plot: Plot) -> float:
     return min(max(value, plot.y_start), plot.y_limit)
 
 
@@ -91,7 +91,7 @@ def _runs(points: Sequence[Point], *, is_band: bool) -> list[list[Point]]:
     return [list(run) for known, run in groupby(points, is_known) if known]
 
 
-def _band(plot: _Plot, curve: Curve) -> Markup:
+def _band(plot: Plot, curve: Curve) -> Markup:
     paths = []
     for run in _runs(curve.points, is_band=True):
         if len(run) > 1:
@@ -101,7 +101,7 @@ def _band(plot: _Plot, curve: Curve) -> Markup:
     return Markup('<path class="band f{}" d="{}"/>').format(curve.number % NUM_COLOURS, "".join(paths)) if paths else Markup("")
 
 
-def _curve(plot: _Plot, curve: Curve) -> Markup:
+def _curve(plot: Plot, curve: Curve) -> Markup:
     colour = curve.number % NUM_COLOURS
     paths, dots = [], []
     for run in _runs(curve.points, is_band=False):
@@ -140,9 +140,9 @@ def radar(profiles: Sequence[Profile], *, title: str) -> Markup:
         drawn += [line.format(*_at(angle, 0), *_at(angle, 1)), _spoke_label(category, angle)]
     # beside the first spoke, where no label of a category is
     x = _at(0, 0)[0] + 4
-    drawn += [_text(x, _at(0, ring / rings[-1])[1] + 11, f"{ring:.3g}", "tick") for ring in (rings[len(rings) // 2], rings[-1])]
+    drawn += [label_at(x, _at(0, ring / rings[-1])[1] + 11, f"{ring:.3g}", "tick") for ring in (rings[len(rings) // 2], rings[-1])]
     drawn += [_shape(profile, angles, rings[-1]) for profile in profiles]
-    return _svg(_RADAR_WIDTH, _RADAR_HEIGHT, drawn, title)
+    return svg(_RADAR_WIDTH, _RADAR_HEIGHT, drawn, title)
 
 
 def _at(angle: float, share: float) -> tuple[float, float]:
@@ -209,8 +209,8 @@ def interval_bars(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, un
     drawn = []
     for mark in marks:
         line = Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>')
-        drawn += [line.format(_x(mark, marks), _TOP, bottom), _text(_x(mark, marks), bottom + 13, f"{mark:.3g}", "tick middle")]
-    drawn.append(_text((_LABELS + WIDTH - _RIGHT) / 2, bottom + _FOOT + 4, unit, "unit middle"))
+        drawn += [line.format(_x(mark, marks), _TOP, bottom), label_at(_x(mark, marks), bottom + 13, f"{mark:.3g}", "tick middle")]
+    drawn.append(label_at((_LABELS + WIDTH - _RIGHT) / 2, bottom + _FOOT + 4, unit, "unit middle"))
     top = _TOP + _GAP / 2
     for name, inside in groups:
         label = Markup('<text class="label" x="0" y="{:.1f}">{}<title>{}</title></text>')
@@ -218,7 +218,7 @@ def interval_bars(groups: Sequence[tuple[str, Sequence[Bar]]], *, title: str, un
         for place, bar in enumerate(inside):
             drawn.append(_bar(bar, top + _ROW * (place + 0.5), marks, name))
         top += _ROW * len(inside) + _GAP
-    return _svg(WIDTH, bottom + _FOOT + 8, drawn, title)
+    return svg(WIDTH, bottom + _FOOT + 8, drawn, title)
 
 
 def _x(value: float, marks: Sequence[float]) -> float:

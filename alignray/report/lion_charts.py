@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from alignray.report.charts import HEIGHT, WIDTH, _Plot, _svg, _text, compact, ticks, ticks_between
+from alignray.report.charts import HEIGHT, WIDTH, Plot, compact, label_at, svg, ticks, ticks_between
 from alignray.report.eval_charts import Point, figure, short, text_of
 
 BOTTOM, TOP = HEIGHT - 34, 14
@@ -51,7 +51,7 @@ def round_bars(rounds: Sequence[str], series: Sequence[tuple[str, Sequence[float
     if not values:
         return Markup("")
     y_ticks = ticks(max(values), 3)
-    plot = _Plot(x_limit=len(rounds), y_limit=y_ticks[-1])
+    plot = Plot(x_limit=len(rounds), y_limit=y_ticks[-1])
     drawn = [plot.y_axis(y_ticks), _round_axis(plot, rounds)]
     wide = plot.width / len(rounds)
     bar = min(wide * 0.8 / len(series), 34)
@@ -64,15 +64,15 @@ def round_bars(rounds: Sequence[str], series: Sequence[tuple[str, Sequence[float
             x = left + bar * number
             drawn.append(plot.bar(x, bar, value, f"{label}, round {name}: {value:,.0f}", css=f"bar {_SHADES[number % 3]}"))
             if bar >= 22:
-                drawn.append(_text(x + bar / 2, plot.y(value) - 3, compact(value), "tick middle"))
-    return _svg(WIDTH, HEIGHT, drawn, title)
+                drawn.append(label_at(x + bar / 2, plot.y(value) - 3, compact(value), "tick middle"))
+    return svg(WIDTH, HEIGHT, drawn, title)
 
 
-def _round_axis(plot: _Plot, rounds: Sequence[str]) -> Markup:
+def _round_axis(plot: Plot, rounds: Sequence[str]) -> Markup:
     """Names of rounds below the middle of their place; of many only every so many."""
     stride = math.ceil(len(rounds) / MAX_TICKS)
-    labels = [_text(plot.x(place + 0.5), BOTTOM + 15, rounds[place], "tick middle") for place in range(0, len(rounds), stride)]
-    return Markup("").join([*labels, _text(plot.x(plot.x_limit / 2), HEIGHT - 4, "round", "unit middle")])
+    labels = [label_at(plot.x(place + 0.5), BOTTOM + 15, rounds[place], "tick middle") for place in range(0, len(rounds), stride)]
+    return Markup("").join([*labels, label_at(plot.x(plot.x_limit / 2), HEIGHT - 4, "round", "unit middle")])
 
 
 def gap_histogram(
@@ -87,7 +87,7 @@ def gap_histogram(
     if not histogram.total:
         return Markup("")
     y_ticks = ticks(100 * highest, 3)
-    plot = _Plot(x_start=span[0], x_limit=span[1], y_limit=y_ticks[-1])
+    plot = Plot(x_start=span[0], x_limit=span[1], y_limit=y_ticks[-1])
     shown = [tick for tick in ticks_between(*span, 6) if span[0] <= tick <= span[1]]
     drawn = [plot.y_axis(y_ticks), plot.x_axis(shown, "gap: teacher's score minus student's")]
     for low, high, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False):
@@ -100,8 +100,8 @@ def gap_histogram(
     if mean is not None and span[0] <= mean <= span[1]:
         right = mean > (span[0] + span[1]) / 2
         beside, css = (plot.x(mean) - 4, "unit end") if right else (plot.x(mean) + 4, "unit")
-        drawn += [plot.mark(mean), _text(beside, TOP + 6, f"mean {mean:.2f}", css)]
-    return _svg(WIDTH, HEIGHT, drawn, title)
+        drawn += [plot.mark(mean), label_at(beside, TOP + 6, f"mean {mean:.2f}", css)]
+    return svg(WIDTH, HEIGHT, drawn, title)
 
 
 def round_curve(points: Sequence[Point], *, title: str) -> Markup:
@@ -112,7 +112,7 @@ def round_curve(points: Sequence[Point], *, title: str) -> Markup:
     ends = [end for point in known for end in (point.value, point.low, point.high) if end is not None]
     y_ticks = ticks_between(min(ends), max(ends))
     first, last = points[0].x, points[-1].x
-    plot = _Plot(x_start=first - 0.5, x_limit=last + 0.5, y_start=y_ticks[0], y_limit=y_ticks[-1])
+    plot = Plot(x_start=first - 0.5, x_limit=last + 0.5, y_start=y_ticks[0], y_limit=y_ticks[-1])
     places = [point.x for point in points]
     drawn = [plot.y_axis(y_ticks), plot.x_axis(places[:: math.ceil(len(places) / MAX_TICKS)], "round")]
     drawn += [_whisker(plot, point) for point in known]
@@ -128,10 +128,10 @@ def round_curve(points: Sequence[Point], *, title: str) -> Markup:
         after = known[place + 1].value if place + 1 < len(known) else None
         is_rising = after is not None and point.value is not None and after > point.value
         drawn += _labelled_dot(plot, point, has_label=len(known) <= MAX_TICKS, is_below=is_rising)
-    return _svg(WIDTH, HEIGHT, drawn, title)
+    return svg(WIDTH, HEIGHT, drawn, title)
 
 
-def _whisker(plot: _Plot, point: Point) -> Markup:
+def _whisker(plot: Plot, point: Point) -> Markup:
     if point.low is None or point.high is None:
         return Markup("")
     x, low, high = plot.x(point.x), plot.y(point.low), plot.y(point.high)
@@ -139,14 +139,14 @@ def _whisker(plot: _Plot, point: Point) -> Markup:
         x, low, high, x - 4)
 
 
-def _labelled_dot(plot: _Plot, point: Point, *, has_label: bool, is_below: bool) -> list[Markup]:
+def _labelled_dot(plot: Plot, point: Point, *, has_label: bool, is_below: bool) -> list[Markup]:
     """A dot, its number on the side that the line leaves free."""
     if point.value is None:
         return []
     x, y = plot.x(point.x), plot.y(point.value)
     tip = f"round {point.x:g}: {text_of(point.value, point.low, point.high)}"
     dot = Markup('<circle class="dot f0" cx="{:.1f}" cy="{:.1f}" r="4"><title>{}</title></circle>').format(x, y, tip)
-    label = _text(x + 7, y + 14 if is_below or y < TOP + 12 else y - 5, figure(point.value), "unit")
+    label = label_at(x + 7, y + 14 if is_below or y < TOP + 12 else y - 5, figure(point.value), "unit")
     return [dot, label] if has_label else [dot]
 
 
@@ -167,8 +167,8 @@ def score_rows(rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]], *
     drawn = []
     for mark in marks:
         line = Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>')
-        drawn += [line.format(x(mark), _HEAD, bottom), _text(x(mark), bottom + 13, compact(mark), "tick middle")]
-    drawn.append(_text((_LABELS + WIDTH - _RIGHT) / 2, bottom + 28, unit, "unit middle"))
+        drawn += [line.format(x(mark), _HEAD, bottom), label_at(x(mark), bottom + 13, compact(mark), "tick middle")]
+    drawn.append(label_at((_LABELS + WIDTH - _RIGHT) / 2, bottom + 28, unit, "unit middle"))
     for place, (name, dots) in enumerate(rows):
         y = _HEAD + _ROW * (place + 0.5)
         drawn.append(Markup('<text class="label" x="0" y="{:.1f}">{}<title>{}</title></text>').format(y + 4, short(name), name))
@@ -181,4 +181,4 @@ def score_rows(rows: Sequence[tuple[str, Sequence[tuple[str, float | None]]]], *
                 number % 3, x(score), y, f"{label}, {name}: {figure(score)}")
             for number, (label, score) in enumerate(dots) if score is not None
         ]
-    return _svg(WIDTH, bottom + _FOOT, drawn, title)
+    return svg(WIDTH, bottom + _FOOT, drawn, title)

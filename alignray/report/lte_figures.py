@@ -22,7 +22,7 @@ from alignray.io.commits import CommitLog
 from alignray.io.storage import Storage
 from alignray.methods.lte.scopes import NOTES
 from alignray.report import charts
-from alignray.report.charts import HEIGHT, WIDTH, _Plot, _svg, _text, ticks
+from alignray.report.charts import HEIGHT, WIDTH, Plot, label_at, svg, ticks
 from alignray.report.page import amount, is_number, mapping, number, percent
 from alignray.report.run_folder import RunFolder, batches, lookup
 from alignray.seeding import draw, row_id_of
@@ -303,7 +303,7 @@ def places_chart(places: Mapping[int, Counter[int]]) -> Markup:
         return Markup("")
     rates = {size: [100 * places[size][place] / places[size].total() for place in range(size)] for size in sizes}
     y_ticks = ticks(max(max(values) for values in rates.values()), 3)
-    plot = _Plot(x_limit=sum(sizes) + len(sizes), y_limit=y_ticks[-1])
+    plot = Plot(x_limit=sum(sizes) + len(sizes), y_limit=y_ticks[-1])
     drawn, left = [plot.y_axis(y_ticks)], 0.5
     for size in sizes:
         even = Markup('<line class="mark" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>')
@@ -312,11 +312,11 @@ def places_chart(places: Mapping[int, Counter[int]]) -> Markup:
             tip = f"{_ORDINALS[place]} of {size} facts: {places[size][place]:,} ({rate:.1f} %)"
             wide = plot.x(1) - plot.x(0)
             bars.append(plot.bar(plot.x(left + place) + wide * 0.1, wide * 0.8, rate, tip, css=f"bar f{0 if size == 2 else 2}"))
-            bars.append(_text(plot.x(left + place + 0.5), HEIGHT - 19, _ORDINALS[place], "tick middle"))
+            bars.append(label_at(plot.x(left + place + 0.5), HEIGHT - 19, _ORDINALS[place], "tick middle"))
         drawn += [*bars, even.format(plot.x(left), plot.x(left + size), plot.y(100 / size), plot.y(100 / size))]
-        drawn.append(_text(plot.x(left + size / 2), HEIGHT - 4, f"of {size} facts", "unit middle"))
+        drawn.append(label_at(plot.x(left + size / 2), HEIGHT - 4, f"of {size} facts", "unit middle"))
         left += size + 1
-    return _svg(WIDTH, HEIGHT, drawn, "Place of the exact fact among those shown")
+    return svg(WIDTH, HEIGHT, drawn, "Place of the exact fact among those shown")
 
 
 # ---- lengths
