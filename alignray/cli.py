@@ -15,7 +15,7 @@ from alignray.untrusted import printable, storable
 
 if TYPE_CHECKING:
     from alignray.methods.webr.plan import StepForecast
-    from alignray.pipelines import bridge, construct, dedup, evaluate, lion, lte, train
+    from alignray.pipelines import bridge, construct, dedup, edit_eval, evaluate, lion, lte, train
     from alignray.pipelines.plan import Plan
     from alignray.pipelines.webr import Outcome
     from alignray.runtime.submit import Job, JobOutcome
@@ -194,6 +194,18 @@ def lte_command(
         _tell(build_examples(_loaded(LTEJobConfig, config, set_, run), new_run=new_run), as_json, _print_lte)
 
 
+@app.command("edit-eval")
+def edit_eval_command(
+    config: Config, set_: Sets = None, run: RunDir = None, as_json: Json = False, new_run: NewRun = False,
+) -> None:
+    """Edited models measured: edit success, portability, locality, fluency; by prompt (LTE, ICE) or by weights (FT, FT-L)."""
+    with _exits(as_json):
+        from alignray.pipelines.edit_eval import evaluate_edits
+        from alignray.pipelines.edit_eval_config import EditEvalJobConfig
+
+        _tell(evaluate_edits(_loaded(EditEvalJobConfig, config, set_, run), new_run=new_run), as_json, _print_edit_eval)
+
+
 @edits_app.command("add")
 def edits_add_command(
     memory: MemoryArgument, file: Annotated[str | None, typer.Argument(metavar="FILE", help="File of edits, instead of the flags")] = None,
@@ -347,7 +359,8 @@ def plan_command(
 def submit_command(
     method: Annotated[
         str, typer.Argument(
-            metavar="METHOD", help="webr, dedup, bridge, train, lion, lte, followbench, evaluate or construct", show_default=False),
+            metavar="METHOD", show_default=False,
+            help="webr, dedup, bridge, train, lion, lte, edit-eval, followbench, evaluate or construct"),
     ], config: Config,
     address: Annotated[str, typer.Option(
         "--address", metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], show_default=False,
@@ -634,6 +647,27 @@ def _print_lte(outcome: lte.Outcome) -> None:
     console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
     console.print(f"dataset   {_shown(outcome.run_dir)}/parts", highlight=False, soft_wrap=True)
     _print_stop(outcome.status, outcome.message, "no example was kept")
+
+
+def _print_edit_eval(outcome: edit_eval.Outcome) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from alignray.pipelines.edit_eval import table_of_figures
+
+    console = Console()
+    metrics = ("edit_success", "portability", "locality", "fluency")
+    table = Table("data set", "editing", "method", *(name.replace("_", " ") for name in metrics), box=None)
+    for row in table_of_figures(outcome.evaluation):
+        values = ["-" if name not in row else f"{row[name]:.0f}" if name == "fluency" else f"{row[name]:.3f}" for name in metrics]
+        editing = " ".join((row["mode"], *([str(row["size"])] if row["mode"] != "single" else []), row["when"].replace("_", " "))).strip()
+        table.add_row(row["source"], editing, _shown(row["method"]), *values)
+    console.print(table)
+    for reason, count in sorted(outcome.rejected.items(), key=lambda item: -item[1]):
+        console.print(f"  {count:>7,}  {_shown(reason)}", highlight=False)
+    console.print(f"[bold]{outcome.rows:,} questions scored[/]; shown: token accuracy under teacher forcing, fluency x100", highlight=False)
+    console.print(f"report    {_shown(outcome.report)}", highlight=False, soft_wrap=True)
+    _print_stop(outcome.status, outcome.message, "no question was scored")
 
 
 def _print_stop(status: str, message: str, nothing: str) -> None:

@@ -71,7 +71,7 @@ class FaissPart:
             index = faiss.IndexHNSWFlat(dimensions, config.hnsw_links, faiss.METRIC_INNER_PRODUCT)
             index.hnsw.efConstruction = _BUILD_EFFORT
         else:
-            num_lists = lists_for(len(vectors))
+            num_lists = min(lists_for(len(vectors)), len(vectors))  # faiss takes no more centroids than rows
             index = faiss.index_factory(dimensions, f"IVF{num_lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
             index.cp.min_points_per_centroid = 1  # else faiss complains of small memories on stderr
             sample = np.random.default_rng(0).permutation(len(vectors))[: num_lists * _PER_LIST]

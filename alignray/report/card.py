@@ -8,6 +8,7 @@ from pathlib import Path
 from alignray.report.bridge_card import bridge_card
 from alignray.report.construct_card import construct_card
 from alignray.report.dedup_card import dedup_card
+from alignray.report.edit_eval_card import edit_eval_card
 from alignray.report.eval_card import eval_card
 from alignray.report.lion_card import lion_card
 from alignray.report.lte_card import lte_card
@@ -17,7 +18,7 @@ from alignray.report.webr_card import webr_card
 
 CARDS: dict[str, Callable[[RunFolder], str]] = {
     "webr": webr_card, "dedup": dedup_card, "bridge": bridge_card, "train": train_card, "evaluate": eval_card, "followbench": eval_card,
-    "construct": construct_card, "lion": lion_card, "lte": lte_card,
+    "construct": construct_card, "lion": lion_card, "lte": lte_card, "edit-eval": edit_eval_card,
 }
 
 

@@ -214,13 +214,16 @@ class Plot:
     y_limit: float
     x_start: float = 0.0
     y_start: float = 0.0
+    is_log_x: bool = False
+    """Of the x axis, which then begins above 0."""
 
     @property
     def width(self) -> float:
         return WIDTH - _LEFT - _RIGHT
 
     def x(self, value: float) -> float:
-        return _LEFT + (value - self.x_start) / (self.x_limit - self.x_start) * self.width
+        start, limit, value = map(math.log10, (self.x_start, self.x_limit, value)) if self.is_log_x else (self.x_start, self.x_limit, value)
+        return _LEFT + (value - start) / (limit - start) * self.width
 
     def y(self, value: float) -> float:
         return HEIGHT - _BOTTOM - (value - self.y_start) / (self.y_limit - self.y_start) * (HEIGHT - _TOP - _BOTTOM)

@@ -19,6 +19,8 @@ NUM_COLOURS = 6
 MAX_LABEL = 18
 _RADAR_WIDTH, _RADAR_HEIGHT, _RADIUS = 380, 260, 92
 _ROW, _GAP, _LABELS, _FOOT, _RIGHT, _TOP = 13, 9, 122, 22, 14, 6
+_APART = 24
+"""Between labels of an x axis, at least."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,24 @@ def figure(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
-def level_curves(curves: Sequence[Curve], *, title: str, x_unit: str) -> Markup:
-    """A curve per candidate with its interval as a band; a point that was not measured breaks curve and band."""
+def level_curves(curves: Sequence[Curve], *, title: str, x_unit: str, is_log: bool = False) -> Markup:
+    """A curve per candidate with its interval as a band; a point that was not measured breaks curve and band.
+
+    Args:
+        is_log: equal ratios of x, all above 0, are equally far apart.
+    """
     points = [point for curve in curves for point in curve.points if point.value is not None]
     if not points:
         return Markup("")
     places = sorted({point.x for curve in curves for point in curve.points})
     y_ticks = axis_ticks([point.value for point in points if point.value is not None], [
         end for point in points for end in (point.low, point.high) if end is not None])
-    plot = Plot(x_start=places[0], x_limit=places[-1] if len(places) > 1 else places[0] + 1, y_start=y_ticks[0], y_limit=y_ticks[-1])
-    shown = places[:: math.ceil(len(places) / 12)]
+    limit = places[-1] if len(places) > 1 else places[0] + 1
+    plot = Plot(x_start=places[0], x_limit=limit, y_start=y_ticks[0], y_limit=y_ticks[-1], is_log_x=is_log)
+    shown: list[float] = []
+    for place in places:
+        if not shown or plot.x(place) - plot.x(shown[-1]) >= _APART:
+            shown.append(place)
     drawn = [plot.y_axis(y_ticks), plot.x_axis(shown, x_unit)]
     drawn += [_band(plot, curve) for curve in curves]
     drawn += [_curve(plot, curve) for curve in curves]

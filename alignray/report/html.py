@@ -9,6 +9,7 @@ from typing import Any
 from alignray.report.bridge_page import bridge_page
 from alignray.report.construct_page import construct_page
 from alignray.report.dedup_page import dedup_page
+from alignray.report.edit_eval_page import edit_eval_page
 from alignray.report.eval_page import eval_page
 from alignray.report.lion_page import lion_page
 from alignray.report.lte_page import lte_page
@@ -27,6 +28,7 @@ PAGES: dict[str, tuple[str, Callable[[RunFolder], dict[str, Any]]]] = {
     "construct": ("construct.html", construct_page),
     "lion": ("lion.html", lion_page),
     "lte": ("lte.html", lte_page),
+    "edit-eval": ("edit_eval.html", edit_eval_page),
 }
 """Template and contents by method."""
 

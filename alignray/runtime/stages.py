@@ -42,13 +42,14 @@ class RowRef:
 
 def read_stage(
     splits: Sequence[Any], read: Callable[[Any, Counter[str]], Iterator[Any]], record: type, *, root: str, stage: str,
-    on_part: OnPart,
+    on_part: OnPart, num_cpus: float = 1, num_gpus: float = 0,
 ) -> None:
     """Read every split in a task of its own and commit its records and rejects in bounded parts.
 
     Args:
         splits: picklable, each with an ``id``; one whose last part is committed is skipped.
         read: yields ``record`` or Rejected, and counts what it sees in the counter it is given.
+        num_cpus, num_gpus: what each task takes.
     """
     done = {commit.extra["split"] for commit in CommitLog(Storage(root)).read(stage) if commit.extra["last"]}
     pending = [split for split in splits if split.id not in done]
@@ -60,7 +61,8 @@ def read_stage(
             yield from _read_split(split, read, record, CommitLog(Storage(root)), stage)
 
     ingest.__name__ = f"read {stage}"
-    dataset = ray.data.from_items(pending, override_num_blocks=len(pending)).map_batches(ingest, batch_size=1, num_cpus=1)
+    dataset = ray.data.from_items(pending, override_num_blocks=len(pending))
+    dataset = dataset.map_batches(ingest, batch_size=1, num_cpus=num_cpus, num_gpus=num_gpus or None)
     _run(dataset, on_part, root=root, stage=stage)
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from alignray.schema.chat import Message
 
-EditSource = Literal["zsre", "wiki_recent", "wiki_counterfact", "wikibio", "mquake", "counterfact"]
-"""The data set an edit comes from."""
+EditSource = Literal["zsre", "wiki_recent", "wiki_counterfact", "wikibio", "mquake", "counterfact", "convsent"]
+"""The data set an edit comes from; convsent's change an opinion, and are there to evaluate by alone."""
 Scope = Literal["in_scope", "out_of_scope", "free_text"]
 """Whether the edit bears on the query; free_text: it does, and a model wrote both query and answer."""
 
@@ -157,3 +157,47 @@ class EditExample:
     """What the pair cost, on the example with the edit prompt."""
     completion_tokens: int = 0
     cost_usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class EditScore:
+    """One question to an edited model, what it was shown, and how it did (thesis 5.2)."""
+
+    row_id: str
+    method: str
+    """As the config names it."""
+    source: EditSource
+    mode: Literal["single", "batch", "sequential"]
+    """How many edits there are at once: one, a batch that is loaded before any question, or a stream."""
+    size: int
+    """Edits of the batch or stream."""
+    when: Literal["", "at_insertion", "final"]
+    """Of a stream: right after the record's own edit, or after all of them."""
+    edit_id: str
+    aspect: Literal["edit", "rephrase", "portability", "locality"]
+    """edit and rephrase are edit success."""
+    kind: str
+    """Of portability and locality, as the file names it; else the aspect."""
+    query: str
+    target: str
+    prompt: str
+    """The user's turn as the model got it."""
+    retrieved: tuple[str, ...] = ()
+    """Ids of the edits in the prompt, the most similar first."""
+    token_score: float = 0.0
+    """Share of the target's tokens that are the most likely ones when all before them are given; of locality, the share on which the
+    edited model says what it said before the edit; of convsent's edits their edit success."""
+    exact_score: float = 0.0
+    """1 where all of them are, else 0 (Eq 5.1); of convsent's edits 1 where wanted replies are likelier than the others."""
+    said: str = ""
+    """The free-running answer, where one was asked for."""
+    said_score: float | None = None
+    """1 where it begins with the target or an alias, else 0; None where none was asked for, of locality, and of convsent."""
+    fluency: float | None = None
+    """Of the continuation of the prompt with its edit, where one was asked for."""
+    fluency_original: float | None = None
+    """Of the bare prompt and its continuation together, as the authors measure it."""
+    edit_seconds: float = 0.0
+    """To make the edits that the model was asked with, divided by their number."""
+    answer_seconds: float = 0.0
+    """To score this question, of convsent's edits one of its replies; those of a forward pass share its time."""

@@ -71,6 +71,8 @@ class TokenizeConfig(Config):
     """Texts that spell a special token: keep lets them become that token."""
     loss_on: Literal["all", "last"] = "all"
     """sft: targets are all turns of the assistant, or the last one."""
+    template_targets: bool = pydantic.Field(False, exclude_if=lambda on: not on)
+    """sft: special tokens that the template writes in and between other turns are targets too (original: Qwen's labels)."""
     diff: Literal["levenshtein", "difflib"] = "levenshtein"
     """How differing tokens are found; difflib as in the authors' code."""
     never_edited: tuple[str, ...] = ()
@@ -166,6 +168,9 @@ class ChatTokenizer:
         ends = "|".join(re.escape(token) for token in {self.end_token, tokenizer.eos_token} if token)
         self._closing = re.compile(rf"(?:(?:{ends})\s*)+\Z")
         self._bos_id: int | None = tokenizer.bos_token_id
+        specials = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        # texts have the unknown token, templates do not
+        self._special_ids = {*specials, *tokenizer.all_special_ids} - {tokenizer.unk_token_id} | {self.end_id}
         self._prompt_ids("")  # so that a BOS token that is asked for and not there is told now
 
     def facts(self) -> dict[str, str]:
@@ -261,7 +266,11 @@ class ChatTokenizer:
     # ---- examples
 
     def example(self, example: SftExample) -> TokenExample | Rejected:
-        """The token row of a chat, or why it is none. Targets are the assistant's turns, end tokens included."""
+        """The token row of a chat, or why it is none. Targets are the assistant's turns, end tokens included.
+
+        With ``template_targets`` so are all special tokens, as in the authors' Qwen labels, which have the line break behind an end
+        token too.
+        """
         flags: set[str] = set()
         turns = example.messages
         try:
@@ -280,6 +289,8 @@ class ChatTokenizer:
             if any(mask[config.max_length :]):
                 flags.add("response_cut")
             ids, mask = ids[: config.max_length], mask[: config.max_length]
+        if config.template_targets:
+            mask = [int(flag or token_id in self._special_ids) for token_id, flag in zip(ids, mask, strict=True)]
         return TokenExample(example.row_id, token_key(ids, mask), ids, mask, tuple(sorted(flags)))
 
     def _chat_ids(self, messages: Sequence[Message], flags: set[str]) -> tuple[list[int], list[int]]:

@@ -30,7 +30,7 @@ ORIGINAL: dict[str, Any] = {
         "draw_per": "edit", "skip": ("mquake", "counterfact"),
     },
     "quotas": {"ripple_edits_rule": "original"},
-    "evaluation": {"items": "first_only", "sequential": "at_insertion", "fluency": "original"},
+    "evaluation": {"items": "first_only", "sequential": "at_insertion"},
 }
 
 
@@ -120,8 +120,9 @@ class EvaluationConfig(Config):
     """Of each kind of portability and locality, all items of a record or its first (original)."""
     sequential: Literal["final", "at_insertion", "both"] = "both"
     """When a stream's records are scored: all after the whole stream, each right after its own edit (original), or both."""
-    fluency: Literal["thesis", "original"] = "thesis"
-    """thesis: the continuation of the prompt with its edit; original: bare prompt and continuation together, at most 100 tokens."""
+    fluency: Literal["both", "thesis"] = "both"
+    """thesis: of the continuation of the prompt with its edit; both: also the authors' way, bare prompt and continuation together, at
+    most 100 tokens, each drawn among the 5 most likely."""
 
 
 class LTEConfig(Config):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from alignray.config import fingerprint
 from alignray.errors import ConfigError
 from alignray.schema import Message, PreferencePair, Rejected, SftExample
 from alignray.train.tokenize import REASONS, ChatTokenizer, TokenExample, TokenizeConfig, TokenPair, load_tokenizer, never_ids, token_key
@@ -332,6 +333,28 @@ def test_a_single_turn_has_the_ids_of_the_pair() -> None:
 def test_where_earlier_turns_are_rendered_anew_only_the_last_answer_is_a_target() -> None:
     row = example_of(chat(byte_level(THINKING)))
     assert row.flags == ("template_breaks_prefix",) and targets_of(BYTES, row) == ["blue<|im_end|>"]
+
+
+def test_special_tokens_of_other_turns_are_targets_where_asked_for() -> None:
+    """Whatever the answers' targets are, each special token is one as well, and no text of a question is."""
+    turns = (Message("system", "hello"), *TURNS)
+    row = example_of(chat(template_targets=True), turns)
+    start, end = "<|im_start|>", "<|im_end|>"
+    assert targets_of(BYTES, row) == [start, end, start, end, start, f"what colour{end}", start, end, start, f"blue{end}"]
+    plain = example_of(chat(), turns)
+    assert row.input_ids == plain.input_ids and row.token_key == token_key(row.input_ids, row.loss_mask) != plain.token_key
+    cut = example_of(chat(template_targets=True, max_length=24, max_prompt_length=8), turns)
+    assert cut.input_ids == example_of(chat(max_length=24, max_prompt_length=8), turns).input_ids and "prompt_cut" in cut.flags
+    with_unknown = example_of(chat(metaspace(), template_targets=True), (Message("user", "\u4e16"), Message("assistant", "four")))
+    assert "<unk>" in metaspace().convert_ids_to_tokens(with_unknown.input_ids)
+    assert targets_of(metaspace(), with_unknown)[0] == "<s>" and "<unk>" not in "".join(targets_of(metaspace(), with_unknown))
+
+
+def test_runs_that_leave_template_tokens_out_keep_their_identity() -> None:
+    off, on = TokenizeConfig(), TokenizeConfig(template_targets=True)
+    assert "template_targets" not in off.model_dump(mode="json") and "template_targets" not in off.model_dump_json()
+    assert on.model_dump(mode="json") == {**off.model_dump(mode="json"), "template_targets": True}
+    assert TokenizeConfig.model_validate(off.model_dump(mode="json")) == off and fingerprint(off) != fingerprint(on)
 
 
 def test_long_examples_are_cut_like_pairs() -> None:

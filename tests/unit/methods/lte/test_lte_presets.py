@@ -13,7 +13,7 @@ def test_the_default_is_the_thesis() -> None:
     assert (config.preset, config.form, config.top_k, config.memory_key) == ("thesis", "thesis", 3, "descriptor")
     assert config.form_for("train") == config.form_for("single") == config.form_for("stream") == "thesis"
     assert (config.threefold.shares, config.threefold.neighbours, config.threefold.exact_first) == ((0.5, 0.25, 0.25), "top", False)
-    assert (config.threefold.skip, config.evaluation.items, config.evaluation.fluency) == ((), "all", "thesis")
+    assert (config.threefold.skip, config.evaluation.items, config.evaluation.fluency) == ((), "all", "both")
 
 
 def test_the_original_sets_every_difference_and_a_key_overrides_its_own() -> None:
@@ -21,7 +21,7 @@ def test_the_original_sets_every_difference_and_a_key_overrides_its_own() -> Non
     assert [config.form_for(use) for use in ("train", "single", "stream")] == ["original_train", "original_easyedit", "original_seqedit"]
     assert (config.top_k, config.memory_key, config.quotas.ripple_edits_rule) == (1, "prompt", "original")
     assert config.threefold == ThreefoldConfig.model_validate(ORIGINAL["threefold"])
-    assert (config.evaluation.items, config.evaluation.sequential, config.evaluation.fluency) == ("first_only", "at_insertion", "original")
+    assert (config.evaluation.items, config.evaluation.sequential, config.evaluation.fluency) == ("first_only", "at_insertion", "both")
     own = LTEConfig.model_validate({"preset": "original", "top_k": 2, "threefold": {"skip": []}, "quotas": QuotaConfig(scale=0.5)})
     assert (own.top_k, own.threefold.skip, own.threefold.exact_first) == (2, (), True)
     assert (own.quotas.scale, own.quotas.ripple_edits_rule) == (0.5, "original")
