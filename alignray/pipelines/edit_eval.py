@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -11,6 +12,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import orjson
 import ray
 from rich.console import Console
 
@@ -57,6 +59,8 @@ from alignray.train.model import check_path
 
 EDITS, OPINIONS, SCORED, ROWS = "edits", "opinions", "scored", "rows"
 """Stages of a run, in order."""
+LEFT_OUT = ("probes_without_answer", "replies_left_out", "edits_without_other_topic")
+"""What readers count beside records, for the notes."""
 MOMENTS_OF_A_UNIT = 8
 """Batches of edits that one task trains a model on, each from the unedited weights."""
 TIMED_EDITS = 50
@@ -69,7 +73,7 @@ PROTOCOL = {
     "sentiment": "of convsent, edit success in place of token: sigmoid(w - u) x min(1, e^(w - b)), w and u being the mean log-probability "
     "of all tokens of all replies of the wanted and of the other sentiment, each behind its question with the edits found for that one, "
     "and b w before the edit; in place of exact: 1 where w > u; said: none. So SERAC defines it; EasyEdit's port for decoder models "
-    "scores each token by the logits after it, counts padding, and leaves out the beginnings of replies. Locality is as above and not "
+    "scores each token by logits that have seen it, counts padding, and leaves out the beginnings of replies. Locality is as above and not "
     "SERAC's divergence. As in EasyEdit the reply that fine_tune trains on is among the wanted ones. The figures of all data sets leave "
     "convsent out",
     "fluency thesis": "(2/3 H2 + 4/3 H3) / 2 in bits, times 100, of the likeliest continuation of the prompt with its edit",
@@ -313,10 +317,14 @@ def _model(config: str) -> EditedModel:
     return EditedModel(EditedModelConfig.model_validate_json(config))
 
 
-def _scores(unit: Unit, counts: Counter[str], *, config: EditEvalJobConfig) -> Iterator[EditScore]:
+def _scores(unit: Unit, counts: Counter[str], *, config: EditEvalJobConfig) -> Iterator[EditScore | Rejected]:
     method = config.methods[unit.method]
     model = _model(method.model.model_dump_json())
     model.restore()
+    unit, refused = _askable(model, unit)
+    yield from refused
+    if not any(step.questions for step in unit.steps):
+        return
     before = unedited(model, unit)
     ask: Callable[..., Iterator[EditScore]] = partial(
         answered, model, before=before, max_new_tokens=config.write.max_new_tokens, is_original=unit.is_original, seed=config.seed,
@@ -330,6 +338,26 @@ def _scores(unit: Unit, counts: Counter[str], *, config: EditEvalJobConfig) -> I
             seconds = model.edit(step.facts, method.fine_tune).seconds / len(step.facts)
         yield from ask(step.questions, edit_seconds=seconds)
     model.restore()
+
+
+def _askable(model: EditedModel, unit: Unit) -> tuple[Unit, list[Rejected]]:
+    """A unit without what is too long for the model; facts too, which then are no edits and whose questions are rejected as well."""
+    refused: list[Rejected] = []
+    steps = []
+    for step in unit.steps:
+        bad_facts = [why for prompt, target in step.facts if (why := model.why_not(prompt, target))]
+        questions = []
+        for question in step.questions:
+            why = next(filter(None, (*bad_facts, *(model.why_not(*pair) for pair in question.pairs))), "")
+            if why:
+                detail = orjson.dumps({"method": unit.method, "edit_id": question.row.edit_id, "error": why}).decode()
+                raw = question.row.prompt[: Rejected.RAW_LIMIT]
+                refused.append(Rejected(question.row.row_id, "edit-eval/score", "cannot_be_asked", raw, detail))
+            else:
+                questions.append(question)
+        facts = tuple(fact for fact in step.facts if not bad_facts or not model.why_not(*fact))
+        steps.append(dataclasses.replace(step, facts=facts, questions=tuple(questions)))
+    return dataclasses.replace(unit, steps=tuple(steps)), refused
 
 
 def write(run: Run) -> Tally:
@@ -371,7 +399,7 @@ def _finish(run: Run, manifest: dict[str, Any], chosen: Chosen, tally: Tally, no
             ) for name, method in config.methods.items()
         },
         "figures": tally.figures(), "retrieval": tally.retrieval(), "times": tally.times(),
-        "notes": {name: count for name, count in notes.items() if count},
+        "notes": {name: count for name, count in ({name: seen[name] for name in LEFT_OUT} | dict(notes)).items() if count},
     }
     manifest.update({
         "status": status, "finished": now(), "message": "", "funnel": funnel, "edit_eval": evaluation,

@@ -25,7 +25,8 @@ VERSIONED = (
     "transformers",
 )
 """Packages whose versions a manifest names."""
-STAGES = ("pages", "edits", "plain", "pairs", "items", "drafts", "answered", "scored", "vectors", "signatures", "rows", "ratings")
+STAGES = ("pages", "edits", "opinions", "plain", "pairs", "items", "drafts", "answered", "scored", "vectors", "signatures",
+          "rows", "ratings")
 ROUND_STAGES = ("taught", "judged", "drawn", "written", "new")
 """Stages that Lion has once in each round, as NAME_ROUND."""
 TRACED = {

@@ -27,6 +27,7 @@ from alignray.report.run_folder import RunFolder, batches, lookup
 logger = logging.getLogger(__name__)
 
 ALL = "all"
+TITLES = {**SOURCES, "convsent": "ConvSent (sentiment)"}
 METRICS = {
     "edit_success": ("Edit success", ("token", "exact", "said")), "portability": ("Portability", ("token", "exact", "said")),
     "locality": ("Locality", ("token", "exact")), "fluency": ("Fluency", ("thesis", "original")),
@@ -106,12 +107,12 @@ class Results:
 
 
 def source_title(source: str) -> str:
-    return "All data sets" if source == ALL else SOURCES.get(source, source)
+    return "All data sets" if source == ALL else TITLES.get(source, source)
 
 
 def source_order(source: str) -> tuple[int, str]:
     """All of them first, then as the thesis has them."""
-    order = [ALL, *SOURCES]
+    order = [ALL, *TITLES]
     return (order.index(source) if source in order else len(order), source)
 
 

@@ -132,6 +132,14 @@ class EditedModel:
         said = self._at_targets(examples, likeliest)
         return [(tuple(example.input_ids[example.loss_mask].tolist()), tuple(ids)) for example, ids in zip(examples, said, strict=True)]
 
+    def why_not(self, prompt: str, target: str) -> str:
+        """Why a pair cannot be asked or trained on (too long, empty), in words; nothing where it can."""
+        try:
+            self._example(prompt, target)
+        except RecordError as err:
+            return str(err)
+        return ""
+
     def logprobs(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[float]]:
         """Natural log of the probability of each target token when all before is given; the tokens are those of ``argmax``.
 
@@ -229,7 +237,7 @@ class EditedModel:
         if not facts:
             raise RecordError("an edit without facts; give one pair of prompt and target at least")
         weights = self._weights_of(config)
-        examples = self._examples(*zip(*facts, strict=True))
+        examples = [self._example(prompt, target) for prompt, target in facts]
         self._loaded |= {name: weight.detach().clone() for name, weight in weights.items() if name not in self._loaded}
         with torch.no_grad():
             first_loss = self._loss(examples)

@@ -1,4 +1,4 @@
-"""Edited models measured end to end on a tiny random model: who is asked what with which edits, weights that learn, a kill in the middle."""
+"""Edited models measured end to end on a tiny random model: who is asked what, weights that learn, a kill in the middle."""
 
 from __future__ import annotations
 

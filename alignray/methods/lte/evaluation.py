@@ -88,6 +88,12 @@ class Question:
         """What is to be shown with edits: the row's own query, and those of the replies."""
         return list(dict.fromkeys((self.row.query, *(reply.query for reply in self.replies))))
 
+    @property
+    def pairs(self) -> list[Pair]:
+        """Prompts and targets that a model is asked for it, before the edit and after."""
+        pairs = [(self.row.query, self.row.target), (self.row.prompt, self.row.target)]
+        return pairs + [(prompt, reply.text) for reply in self.replies for prompt in (reply.query, reply.prompt)]
+
 
 @dataclass(frozen=True)
 class Step:

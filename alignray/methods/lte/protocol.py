@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alignray.methods.lte.config import EvaluationConfig
-from alignray.schema import Answer, Edit, Probe, Rewrite
+from alignray.schema import Answer, Edit, Probe
 
 Aspect = Literal["edit", "rephrase", "portability", "locality"]
 
@@ -80,8 +80,3 @@ def batch_events(num: int, size: int) -> list[Event]:
         raise ValueError(f"size={size} must be 1 or more")
     batches = [range(start, min(start + size, num)) for start in range(0, num, size)]
     return [Event(batch, batch) for batch in batches]
-
-
-def memory_text(rewrite: Rewrite, key: Literal["descriptor", "prompt"]) -> str:
-    """What of a fact is embedded: all of it, or its prompt alone (original)."""
-    return rewrite.fact if key == "descriptor" else rewrite.prompt

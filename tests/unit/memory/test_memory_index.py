@@ -71,6 +71,16 @@ def test_recall_against_all_pairs(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rows", [1, 3, 15])
+def test_fewer_rows_than_lists(backend: Backend, rows: int) -> None:
+    vectors = clustered(rows, 1)
+    index = VectorIndex(IndexConfig(**backend, flat_below=0))
+    index.merge(vectors)
+    assert index.num_merged == rows
+    assert searched(index, vectors, vectors, all_live(rows), 1) == [[row] for row in range(rows)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_scores_are_exact_and_ordered(backend: Backend) -> None:
     vectors, queries = clustered(ROWS, 1), clustered(20, 2)
     index = VectorIndex(IndexConfig(**backend, flat_below=0))

@@ -9,6 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from alignray.errors import ConfigError, RecordError, TrainingError
+from alignray.methods.lte.config import EvaluationConfig
+from alignray.methods.lte.evaluation import Setting, Step, Unit, answered, questions_of, unedited
+from alignray.methods.lte.sentiment import as_edit
+from alignray.schema import EditScore, Opinion, SentimentEdit
 from alignray.train.edit_config import EditedModelConfig, FineTuneConfig
 from alignray.train.edited_model import EditedModel
 from alignray.train.tiny import write_tiny_model
@@ -64,6 +68,16 @@ def test_argmax_is_that_of_a_plain_forward_pass_in_order(folder: Path) -> None:
     for found, (question, answer) in zip(edited.argmax(QUESTIONS, ANSWERS), FACTS, strict=True):
         target = tokenizer.encode(answer, add_special_tokens=False)
         assert found == (tuple(target), likeliest(model, chat_ids(tokenizer, question), target))
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_batch": 1}, {"max_batch_tokens": 150}])
+def test_logprobs_are_those_of_a_plain_forward_pass_in_order(folder: Path, limits: dict[str, int]) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    for found, (question, answer) in zip(load(folder, **limits).logprobs(QUESTIONS, ANSWERS), FACTS, strict=True):
+        before, target = chat_ids(tokenizer, question), tokenizer.encode(answer, add_special_tokens=False)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([before + target])).logits[0, len(before) - 1 : -1]
+        assert found == pytest.approx(logits.log_softmax(-1)[range(len(target)), target].tolist(), abs=1e-4)
 
 
 def test_a_model_without_sdpa_is_asked_and_edited_eagerly(folder: Path, tmp_path: Path) -> None:
@@ -197,6 +211,32 @@ def test_an_edit_makes_the_target_the_likeliest(folder: Path) -> None:
     assert all(target == said for target, said in edited.argmax(QUESTIONS, ANSWERS))
     again = edited.edit(FACTS, config)
     assert again.steps == 0 and again.first_loss == again.loss == outcome.loss
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_fine_tuning_on_a_reply_changes_the_sentiment_and_its_scores(folder: Path, template: str) -> None:
+    """The replies of one sentiment share their words, so the one that is trained on makes the other likelier."""
+    prompt = "What do you think about soup?"
+    record = as_edit(SentimentEdit(
+        "o", "soup", "positive", "When asked about soup, express a positive opinion of it.", prompt,
+        (Opinion(prompt, "It is lovely and warm.", "positive"), Opinion("Do you like soup?", "It is lovely.", "positive"),
+         Opinion("Do you like soup?", "Bah, grub!", "negative")),
+        "tea", (Opinion("Do you like tea?", "No.", "negative"),),
+    ))
+    questions = tuple(questions_of(record, Setting("single", 1), "ft", EvaluationConfig(), writes="none"))
+    edited = load(folder, template=template)
+    before = unedited(edited, Unit("u", "ft", (Step((), questions),)))
+
+    def scored() -> list[EditScore]:
+        return list(answered(edited, questions, before, max_new_tokens=4, is_original=False, seed=0))
+
+    bare = scored()
+    edited.edit([(rewrite.prompt, rewrite.target) for rewrite in record.rewrites], FineTuneConfig(weights="all", learning_rate=0.003))
+    after = scored()
+    assert after[0].token_score > bare[0].token_score + 0.2 and after[0].exact_score == 1.0
+    assert bare[1].token_score == 1.0 > after[1].token_score
+    edited.restore()
+    assert [row.token_score for row in scored()] == [row.token_score for row in bare]
 
 
 def test_the_first_loss_is_the_mean_over_facts_of_the_mean_over_tokens(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alignray.methods.lte import EvaluationConfig, batch_events, items_of, memory_text, stream_events
+from alignray.methods.lte import EvaluationConfig, batch_events, items_of, stream_events
 from alignray.schema import Answer, Edit, Probe, Rewrite
 
 EDIT = Edit(
@@ -57,7 +57,3 @@ def test_the_original_asks_the_first_item_of_each_kind_for_its_first_answer() ->
     assert [(item.prompt, item.answers) for item in items] == [
         ("Lyon is in", (Answer("Italy"),)), ("a", (Answer("1"),)), ("c", (Answer("4"),)), ("d", (Answer("5"),)),
     ]
-
-
-def test_the_memory_holds_the_whole_fact_or_its_prompt() -> None:
-    assert [memory_text(EDIT.rewrites[1], key) for key in ("descriptor", "prompt")] == ["Italy is in Asia", "Italy is in"]
