@@ -1,10 +1,10 @@
-"""Edit success and locality of sentiment editing (ConvSent), from log-probabilities of replies.
+"""Edit success of sentiment editing (ConvSent), from log-probabilities of replies.
 
-Source: SERAC, arXiv:2206.06520, and its authors' code; EasyEdit takes both over ("es" and "dd") and reports the divergence as it is. The
+Source: SERAC, arXiv:2206.06520, and its authors' code; EasyEdit takes it over ("es"). The
 mean of a set of replies is over all their tokens, so long replies weigh more. We follow the definition where EasyEdit's port for decoder
 models does not: that one compares each logit with the token at its own place and not the next, counts padding, and leaves out the
-beginning of every reply up to where the longest question of the batch ends. Agreement of argmax tokens, the locality of the other data
-sets, is ``metrics.locality_agreement``.
+beginning of every reply up to where the longest question of the batch ends. Locality is that of the other data sets, not SERAC's
+divergence.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-
-import numpy as np
-import numpy.typing as npt
 
 from alignray.schema import Answer, Edit, Probe, SentimentEdit
 
@@ -87,8 +84,7 @@ def sentiment_success(
 
 
 def token_mean(replies: Sequence[Sequence[float]]) -> float:
-    """Mean over all tokens of all replies: of log-probabilities, or of ``kl_by_token``, which gives the locality of an edit (0: none of
-    the probabilities has changed; lower is better).
+    """Mean over all tokens of all replies.
 
     Raises:
         ValueError: there is no token, or a value is not finite.
@@ -99,27 +95,6 @@ def token_mean(replies: Sequence[Sequence[float]]) -> float:
     if not all(map(math.isfinite, values)):
         raise ValueError(f"one of {len(values)} tokens has a value that is not finite; take log-probabilities in float32")
     return math.fsum(values) / len(values)
-
-
-def kl_by_token(before: npt.ArrayLike, after: npt.ArrayLike) -> list[float]:
-    """KL(before || after) in nats at each token of a reply.
-
-    Args:
-        before: natural logs of the whole vocabulary's probabilities [T, V], by the model without the edit.
-        after: of the same tokens, with the edit.
-
-    Raises:
-        ValueError: the shapes differ, or a row is no distribution (logits must be normalised).
-    """
-    before_TV, after_TV = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    if before_TV.shape != after_TV.shape or before_TV.ndim != 2:
-        raise ValueError(f"before {before_TV.shape} and after {after_TV.shape} must be of one shape [tokens, vocabulary]")
-    for name, logprobs_TV in (("before", before_TV), ("after", after_TV)):
-        if not np.allclose(np.exp(np.minimum(logprobs_TV, 1.0)).sum(axis=1), 1.0, atol=1e-2):
-            raise ValueError(f"a row of {name} is no distribution, its probabilities do not add up to 1; take log_softmax of logits")
-    is_possible = before_TV > -np.inf
-    change_TV = np.subtract(before_TV, after_TV, out=np.zeros_like(before_TV), where=is_possible)
-    return [float(value) for value in (np.exp(before_TV) * change_TV).sum(axis=1)]
 
 
 def _sigmoid(value: float) -> float:
