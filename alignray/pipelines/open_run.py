@@ -43,7 +43,12 @@ def open_run(
     native_log = native_stderr_to(Path(folder.root) / "native.log") if folder.storage.is_local else contextlib.nullcontext()
     with failure_noted(folder, manifest), native_log, ray_session(config.runtime, job_facts(folder.root, manifest)):
         quiet_data_context()
-        yield folder, manifest, Watch(console, folder)
+        watch = Watch(console, folder)
+        try:
+            yield folder, manifest, watch
+        except BaseException:
+            manifest["seconds"] = seconds_of(manifest, watch)  # what a session took that ended with an error was spent all the same
+            raise
 
 
 def status_of_run(snapshot: Mapping[str, Any], num_rows: int) -> str:
