@@ -62,7 +62,10 @@ def test_a_job_is_followed_to_its_rows_and_no_secret_is_stored_anywhere(head: He
     files = [path for folder in (run_dir, head.temp_dir) for path in folder.rglob("*") if path.is_file()]
     assert any("runtime_resources" in str(path) and path.name == "job.yaml" for path in files)
     for path in files:
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # Ray renames what it has just written: it stands there under the other name
+            continue
         assert CANARY.encode() not in content, path
         assert OF_THE_CLUSTER.encode() not in content or run_dir not in path.parents, path
 
