@@ -95,7 +95,7 @@ def cluster(raylets: int) -> Iterator[str | None]:
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         for _ in range(raylets):
-            nodes.add_node(num_cpus=1, object_store_memory=300 << 20)
+            nodes.add_node(num_cpus=1, object_store_memory=1 << 30)
         yield nodes.address
     finally:
         nodes.shutdown()
