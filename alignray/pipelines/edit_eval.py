@@ -19,7 +19,6 @@ from rich.console import Console
 from alignray.engine.embedders import Embedder, build_embedder
 from alignray.errors import RecordError
 from alignray.io.commits import CommitLog
-from alignray.io.edits import read_edits
 from alignray.io.fetch import FetchConfig
 from alignray.io.run_folder import RunFolder, now
 from alignray.io.sentiment_edits import read_sentiment_edits
@@ -45,7 +44,7 @@ from alignray.methods.lte.render import render_prompt
 from alignray.methods.lte.sentiment import as_edit
 from alignray.pipelines.edit_eval_config import BareConfig, EditEvalJobConfig, FineTunedConfig, PromptedConfig, identity_of
 from alignray.pipelines.inspect_run import rewrite_report
-from alignray.pipelines.lte import Source
+from alignray.pipelines.lte import Source, edits_in
 from alignray.pipelines.open_run import open_run, seconds_of
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reject_reasons, stage_counts
@@ -149,7 +148,7 @@ def read(run: Run) -> Chosen:
     sources = [Source(row_id_of(uri, form)[:16], uri, form) for uri, form in files.items()]
     with run.watch.stage(EDITS, None) as advance:
         read_stage(
-            sources, partial(_edits, fetch=wanted.fetch), Edit, root=run.root, stage=EDITS, on_part=lambda part: advance(part["kept"]),
+            sources, partial(edits_in, fetch=wanted.fetch), Edit, root=run.root, stage=EDITS, on_part=lambda part: advance(part["kept"]),
         )
         read_stage(
             [Source(row_id_of(uri, "convsent")[:16], uri, "convsent") for uri in dict.fromkeys(wanted.sentiment)],
@@ -167,10 +166,6 @@ def read(run: Run) -> Chosen:
         if wanted.max_records is None or len(chosen[edit.source]) < wanted.max_records:
             chosen[edit.source].append(edit)
     return dict(chosen)
-
-
-def _edits(source: Source, counts: Counter[str], *, fetch: FetchConfig) -> Iterator[Edit | Rejected]:
-    return read_edits(source.uri, source.form, fetch, counts)  # type: ignore[arg-type]  # the config has checked it
 
 
 def _opinions(source: Source, counts: Counter[str], *, fetch: FetchConfig, seed: int) -> Iterator[SentimentEdit | Rejected]:

@@ -16,6 +16,7 @@ from alignray.engine.embedders import Embedder, build_embedder
 from alignray.errors import RecordError
 from alignray.io.commits import CommitLog
 from alignray.io.edits import read_edits, read_plain_queries
+from alignray.io.fetch import FetchConfig
 from alignray.io.run_folder import RunFolder, now
 from alignray.io.storage import Storage
 from alignray.methods.lte.leakage import leaking_ids
@@ -124,7 +125,7 @@ def read(run: Run) -> None:
     config = run.config.input
     edits = [Source(row_id_of(uri, form)[:16], uri, form) for uri, form in config.files().items()]
     with run.watch.stage(EDITS, None) as advance:
-        read_stage(edits, partial(_edits, config=run.config), Edit, root=run.root, stage=EDITS, on_part=lambda part: advance(part["kept"]))
+        read_stage(edits, partial(edits_in, fetch=config.fetch), Edit, root=run.root, stage=EDITS, on_part=lambda part: advance(part["kept"]))
     plain = [Source(row_id_of(uri)[:16], uri, "") for uri in dict.fromkeys(config.plain)]
     if plain:
         with run.watch.stage(PLAIN, None) as advance:
@@ -137,8 +138,9 @@ def read(run: Run) -> None:
         raise RecordError(f"no edit is left to learn from; rejected: {reasons or 'nothing was read'}; look into {run.root}/rejects")
 
 
-def _edits(source: Source, counts: Counter[str], *, config: LTEJobConfig) -> Iterator[Edit | Rejected]:
-    return read_edits(source.uri, source.form, config.input.fetch, counts)  # type: ignore[arg-type]  # the config has checked it
+def edits_in(source: Source, counts: Counter[str], *, fetch: FetchConfig) -> Iterator[Edit | Rejected]:
+    """Edits and rejects of a file of edits, as ``read_stage`` reads it."""
+    return read_edits(source.uri, source.form, fetch, counts)  # type: ignore[arg-type]  # the config has checked it
 
 
 def _plain(source: Source, counts: Counter[str], *, config: LTEJobConfig) -> Iterator[PlainQuery | Rejected]:
