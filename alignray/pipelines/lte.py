@@ -125,7 +125,9 @@ def read(run: Run) -> None:
     config = run.config.input
     edits = [Source(row_id_of(uri, form)[:16], uri, form) for uri, form in config.files().items()]
     with run.watch.stage(EDITS, None) as advance:
-        read_stage(edits, partial(edits_in, fetch=config.fetch), Edit, root=run.root, stage=EDITS, on_part=lambda part: advance(part["kept"]))
+        read_stage(
+            edits, partial(edits_in, fetch=config.fetch), Edit, root=run.root, stage=EDITS, on_part=lambda part: advance(part["kept"]),
+        )
     plain = [Source(row_id_of(uri)[:16], uri, "") for uri in dict.fromkeys(config.plain)]
     if plain:
         with run.watch.stage(PLAIN, None) as advance:
