@@ -69,7 +69,7 @@ def draft_pages(pages: Path, run_dir: Path, *, engine: dict[str, Any]) -> tuple[
         index = webr.page_index(run)
         started = time.perf_counter()
         run.watch.on_part = lambda number: parts.append((time.perf_counter() - started, number))
-        webr.draft(run, index, list(range(len(index.ids))))
+        webr.draft(run, index, index.everywhere())
         return parts, time.perf_counter() - started
 
 

@@ -26,11 +26,10 @@ from alignray.pipelines.webr_account import by_reason, funnel_rows, listed, reje
 from alignray.prompts import load_prompt
 from alignray.report.bridge_figures import analyze_pairs
 from alignray.runtime.ask import AskConfig, check_roles, role_of
-from alignray.runtime.index import Index, index_of
+from alignray.runtime.index import Index, Positions, index_of
 from alignray.runtime.ledger import snapshot_of, start_ledger
 from alignray.runtime.stages import committed_ids, read_stage, write_stage
 from alignray.schema import BridgedPair, BridgeDraft, records_of
-from alignray.seeding import draw
 from alignray.steps import PromptStep
 
 PAIRS, DRAFTS, ROWS = "pairs", "drafts", "rows"
@@ -117,23 +116,22 @@ def pair_index(run: Run) -> Index:
         RecordError: no pair is left; the message lists why.
     """
     pairs = index_of(run.root, PAIRS, {}, read=[])
-    if not pairs.ids:
+    if not len(pairs):
         reasons = listed(reject_reasons(run.folder, [PAIRS]))
         raise RecordError(f"no pair is left to work on; rejected: {reasons or 'nothing was read'}; look into {run.root}/rejects")
     return pairs
 
 
-def select(run: Run, pairs: Index) -> list[int]:
+def select(run: Run, pairs: Index) -> Positions:
     """Positions of the pairs to work on: those of the least seeded draw, so that a larger max_pairs only adds some."""
     config = run.config
     if config.max_pairs is None:
-        return list(range(len(pairs.ids)))
-    order = sorted(range(len(pairs.ids)), key=lambda place: (draw(config.seed, pairs.ids[place], "bmc/select"), pairs.ids[place]))
+        return pairs.everywhere()
     num_asked = len(committed_ids(run.root, DRAFTS))  # what was worked on stays in, should max_pairs have been lowered
-    return sorted(order[: max(config.max_pairs, num_asked)])
+    return pairs.least(max(config.max_pairs, num_asked), config.seed, "bmc/select")
 
 
-def edit(run: Run, pairs: Index, selected: list[int]) -> None:
+def edit(run: Run, pairs: Index, selected: Positions) -> None:
     """Every selected pair that has no committed outcome walks the prompt steps."""
     if not run.steps:
         return
@@ -145,13 +143,13 @@ def edit(run: Run, pairs: Index, selected: list[int]) -> None:
     )
 
 
-def write(run: Run, pairs: Index, selected: list[int]) -> int:
+def write(run: Run, pairs: Index, selected: Positions) -> int:
     """The finished rows, part by part, and how many."""
     config = run.config
     stage, index, positions = PAIRS, pairs, selected
     if run.steps:
         stage, index = DRAFTS, index_of(run.root, DRAFTS, {}, read=[])
-        positions = list(range(len(index.ids)))
+        positions = index.everywhere()
     rows = index.by_part(positions)
     model = "" if config.bridge.variant == "plain" else model_name(config.engines[role_of(config.roles, "editor").engine])
     finish = partial(_finished, config=config, model=model)
@@ -172,7 +170,7 @@ def _plan(run: Run, pairs: Index) -> dict[str, Any]:
         sample += records_of(BridgeDraft, table.slice(0, limit - len(sample)))
         if len(sample) >= limit:
             break
-    return dataclasses.asdict(plan_bridge(run.config, pairs=(sample, len(pairs.ids))))
+    return dataclasses.asdict(plan_bridge(run.config, pairs=(sample, len(pairs))))
 
 
 def _funnel(run: Run, num_pairs: int, num_selected: int, num_rows: int) -> list[dict[str, Any]]:
@@ -189,7 +187,7 @@ def _funnel(run: Run, num_pairs: int, num_selected: int, num_rows: int) -> list[
 
 
 def _finish(
-    run: Run, manifest: dict[str, Any], pairs: Index, selected: list[int], num_rows: int, snapshot: Mapping[str, Any],
+    run: Run, manifest: dict[str, Any], pairs: Index, selected: Positions, num_rows: int, snapshot: Mapping[str, Any],
 ) -> Outcome:
     """Manifest, analysis, report and card; all from the run folder's files."""
     config, folder = run.config, run.folder
@@ -208,7 +206,7 @@ def _finish(
         "mean_edit_rate": analysis["edit_rate"]["mean"], "mean_original_edit_rate": analysis["original_edit_rate"]["mean"],
         "same_result": analysis["same_result"], "with_results": analysis["with_results"],
     }
-    funnel = _funnel(run, len(pairs.ids), len(selected), num_rows)
+    funnel = _funnel(run, len(pairs), len(selected), num_rows)
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
         "seconds": seconds_of(manifest, run.watch),

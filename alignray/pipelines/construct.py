@@ -155,7 +155,7 @@ def initial_index(run: Run) -> Index:
         RecordError: none is left; the message lists why.
     """
     initial = index_of(run.root, ITEMS, {}, read=[])
-    if not initial.ids:
+    if not len(initial):
         reasons = listed(reject_reasons(run.folder, [ITEMS]))
         raise RecordError(f"no instruction is left to grow; rejected: {reasons or 'nothing was read'}; look into {run.root}/rejects")
     return initial
@@ -166,7 +166,7 @@ def grow(run: Run, initial: Index) -> None:
     config = run.config
     ask_config = AskConfig(engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed)
     walk(
-        initial, pending_of(run.root, ANSWERED, initial, range(len(initial.ids))), run.steps, ask_config, EvalDraft, root=run.root,
+        initial, pending_of(run.root, ANSWERED, initial), run.steps, ask_config, EvalDraft, root=run.root,
         source=ITEMS, into=ANSWERED, title="levels", ledger=run.ledger, watch=run.watch,
     )
 
@@ -241,7 +241,7 @@ def _finish(
     CommitLog(folder.storage).sweep(("parts", "rejects"))
     written = write_benchmark(run, items)
     construction = summary_of(items, by_review=run.config.review is not None)
-    funnel, notes = _funnel(run, len(initial.ids)), _notes(run, items, written)
+    funnel, notes = _funnel(run, len(initial)), _notes(run, items, written)
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
         "seconds": seconds_of(manifest, run.watch),

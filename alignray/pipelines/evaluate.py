@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from alignray.errors import ConfigError, RecordError
@@ -174,7 +175,7 @@ def item_index(run: Run) -> Index:
         RecordError: no item is left; the message lists why.
     """
     items = index_of(run.root, ITEMS, {}, read=[])
-    if not items.ids:
+    if not len(items):
         reasons = listed(reject_reasons(run.folder, [ITEMS]))
         raise RecordError(f"no item is left to evaluate; rejected: {reasons or 'nothing was read'}; look into {run.root}/rejects")
     return items
@@ -191,7 +192,7 @@ def answer(run: Run, items: Index, name: str) -> None:
     config = run.config
     candidate = config.measured()[name]
     owners = candidate_of_part(run)
-    own = [place for place in range(len(items.ids)) if owners[items.parts[place]] == name]
+    own = np.flatnonzero([owners[part] == name for part in items.parts])
     ask_config = AskConfig(
         engines=config.engines, roles=config.roles | ({CANDIDATE: candidate.role()} if candidate.engine else {}), budget=config.budget,
         runtime=config.runtime, seed=config.seed,
@@ -232,13 +233,13 @@ def score(run: Run) -> int:
     owners = candidate_of_part(run)
     owner = {row_id: owners[part] for row_id, part in zip(items.ids, items.parts, strict=True)}
     rows = answered.by_part()
-    ids = {(part, int(row)): row_id for row_id, part, row in zip(answered.ids, answered.parts, answered.rows, strict=True)}
+    ids = {(part, row): row_id for row_id, part, row in zip(answered.ids, answered.parts, answered.rows, strict=True)}
     facts = {part: [owner[ids[part, number]] for number in numbers] for part, numbers in rows.items()}
     finish = partial(_scored, benchmarks=run.benchmarks)
     with run.watch.stage("scores", None) as advance:
         write_stage(run.root, ANSWERED, ROWS, finish, EvalDraft, ScoredItem, folder="parts", rows=rows, facts=facts)
-        advance(len(answered.ids))
-    return len(answered.ids)
+        advance(len(answered))
+    return len(answered)
 
 
 def _scored(draft: EvalDraft, candidate: str, *, benchmarks: Mapping[str, Benchmark]) -> ScoredItem:
@@ -352,7 +353,7 @@ def _finish(run: Run, manifest: dict[str, Any], items: Index, num_rows: int, sna
     usage = usage_of(folder, lost_usd=snapshot["lost_usd"])
     CommitLog(folder.storage).sweep(("parts", "rejects"))
     analysis = _analysis(run)
-    funnel = _funnel(run, len(items.ids), num_rows)
+    funnel = _funnel(run, len(items), num_rows)
     manifest.update({
         "status": status, "finished": now(), "message": snapshot["stop_message"], "funnel": funnel, "usage": usage,
         "seconds": seconds_of(manifest, run.watch),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 
 from alignray.config import without_secrets
@@ -205,15 +206,15 @@ def write_rows(run: Run, num_rounds: int) -> int:
     log = CommitLog(run.folder.storage)
     for commit in log.read(ROWS):
         log.remove(commit)
-    seen: set[str] = set()
+    seen = pa.array([], pa.large_string())
     for number in range(num_rounds, 0, -1):
         for name in (stage(JUDGED, number), stage(TAUGHT, number)):
             index = pool_of(run, [name]).index
-            rows = index.by_part(place for place, row_id in enumerate(index.ids) if row_id not in seen)
+            rows = index.by_part(index.without(seen))
             facts = {part: [None] * len(numbers) for part, numbers in rows.items()}
             finish = partial(_row, judged_in=number if name.startswith(JUDGED) else 0, config=run.config)
             write_stage(run.root, name, ROWS, finish, LionDraft, LionRow, folder="parts", rows=rows, facts=facts, clear=False)
-            seen.update(index.ids)
+            seen = pa.concat_arrays([seen, index.ids.array]).unique()
     return len(seen)
 
 

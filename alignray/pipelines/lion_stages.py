@@ -37,7 +37,7 @@ from alignray.runtime.ledger import snapshot_of
 from alignray.runtime.stages import read_stage, scan
 from alignray.runtime.training import merge_on_worker
 from alignray.schema import Candidate, LionDraft, Rejected, records_of, table_of
-from alignray.seeding import draw, row_id_of
+from alignray.seeding import row_id_of
 from alignray.steps import PromptStep
 from alignray.train.checkpoint import MODEL
 
@@ -84,7 +84,7 @@ class Pool:
     """Stage of each part."""
 
     def __len__(self) -> int:
-        return len(self.index.ids)
+        return len(self.index)
 
 
 def stage(name: str, round_: int) -> str:
@@ -112,7 +112,7 @@ def read_seeds(run: Run) -> None:
             sources, partial(_seeds, config=run.config), LionDraft, root=run.root, stage=SEEDS,
             on_part=lambda part: advance(part["kept"]),
         )
-    if not pool_of(run, [SEEDS]).index.ids:
+    if not len(pool_of(run, [SEEDS])):
         reasons = listed(reject_reasons(run.folder, [SEEDS]))
         raise RecordError(f"no seed instruction is left; rejected: {reasons or 'nothing was read'}; look into {run.root}/rejects")
 
@@ -138,8 +138,7 @@ def pool_of(run: Run, stages: Sequence[str]) -> Pool:
         pools = advance(pools, sorted(own))
         places |= own
     ids = list(pools.cache)
-    rows = np.asarray([places[row_id][1] for row_id in ids], np.int64)
-    return Pool(Index(ids, [places[row_id][0] for row_id in ids], rows, {}), stage_of)
+    return Pool(Index.of(ids, [places[row_id][0] for row_id in ids], [places[row_id][1] for row_id in ids]), stage_of)
 
 
 def train_pool(run: Run, round_: int) -> Pool:
@@ -150,12 +149,7 @@ def train_pool(run: Run, round_: int) -> Pool:
     limit = run.config.input.max_seeds
     if limit is None or limit >= len(seeds):
         return seeds
-    ids = seeds.index.ids
-    chosen = sorted(range(len(ids)), key=lambda place: (draw(run.config.seed, ids[place], "lion/seeds"), ids[place]))[:limit]
-    index = Index(
-        [ids[place] for place in chosen], [seeds.index.parts[place] for place in chosen], seeds.index.rows[chosen], {},
-    )
-    return Pool(index, seeds.stage_of)
+    return Pool(seeds.index.take(seeds.index.least(limit, run.config.seed, "lion/seeds")), seeds.stage_of)
 
 
 def cache_pool(run: Run, round_: int) -> Pool:
@@ -263,10 +257,10 @@ def _ask(
         seed=config.seed, shared=config.answers,
     )
     walk(
-        pool.index, pending_of(run.root, into, pool.index, range(len(pool))), of_round(steps, round_), ask_config, record, root=run.root,
+        pool.index, pending_of(run.root, into, pool.index), of_round(steps, round_), ask_config, record, root=run.root,
         source=pool.stage_of, into=into, title=title, ledger=run.ledger, watch=run.watch,
     )
-    return not pending_of(run.root, into, pool.index, range(len(pool)))
+    return not len(pending_of(run.root, into, pool.index))
 
 
 # ---- generator
@@ -361,10 +355,9 @@ def _draw(
 def _write(run: Run, round_: int, wave: str) -> bool:
     """The generator writes a wave; True when no drawing is left unasked."""
     drawn = pool_of(run, [stage(DRAWN, round_)])
-    own = [place for place, part in enumerate(drawn.index.parts) if part == wave]
-    index = Index([drawn.index.ids[p] for p in own], [wave] * len(own), drawn.index.rows[own], {})
+    own = np.flatnonzero([part == wave for part in drawn.index.parts])
     steps = generator_steps(run.config.lion, run.config.prompts.dir)
-    pool = Pool(index, drawn.stage_of)
+    pool = Pool(drawn.index.take(own), drawn.stage_of)
     return _ask(run, pool, steps, round_, Candidate, into=stage(WRITTEN, round_), title=f"generator {round_}", checkpoint=None)
 
 

@@ -219,7 +219,7 @@ def ask_for_the_rest(run: Run) -> None:
     pairs = index_of(run.root, PAIRS, {}, read=[])
     ask_config = AskConfig(engines=config.engines, roles=config.roles, budget=config.budget, runtime=config.runtime, seed=config.seed)
     walk(
-        pairs, pending_of(run.root, ANSWERED, pairs, range(len(pairs.ids))), run.steps if config.engines else [], ask_config, EditDraft,
+        pairs, pending_of(run.root, ANSWERED, pairs), run.steps if config.engines else [], ask_config, EditDraft,
         root=run.root, source=PAIRS, into=ANSWERED, title="answers", ledger=run.ledger, watch=run.watch,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from alignray.methods import webr
 from alignray.methods.webr.quota import branch_shares, over_quota, quotas, select_pages
 from alignray.pipelines.inspect_run import rewrite_report
 from alignray.pipelines.open_run import open_run, seconds_of, status_of_run
+from alignray.pipelines.walk import pending_of, walk
 from alignray.pipelines.watch import Watch
 from alignray.pipelines.webr_account import (
     DRAFTS,
@@ -43,12 +45,12 @@ from alignray.pipelines.webr_account import (
 )
 from alignray.pipelines.webr_config import WebRJobConfig
 from alignray.report.analysis import analyze
-from alignray.runtime.ask import AskConfig, ask, check_roles, role_of
+from alignray.runtime.ask import AskConfig, check_roles, role_of
 from alignray.runtime.dedup import check_comparable, find_clusters
-from alignray.runtime.index import Index, index_of
-from alignray.runtime.ledger import expect_rows, snapshot_of, start_ledger
+from alignray.runtime.index import Index, Positions, index_of
+from alignray.runtime.ledger import snapshot_of, start_ledger
 from alignray.runtime.signatures import TextBatch, sign_stage
-from alignray.runtime.stages import RowRef, commit_outcomes, committed_ids, over, read_stage, rows_at, write_stage
+from alignray.runtime.stages import over, read_stage, write_stage
 from alignray.schema import InstructionRow, Rejected, WebDocument, WebRDraft, from_row
 from alignray.seeding import draw
 
@@ -141,13 +143,13 @@ def page_index(run: Run) -> Index:
         RecordError: no page is left after the gates; the message lists why.
     """
     pages = index_of(run.root, PAGES, {"source": lambda table: table["source"]}, read=["source"])
-    if not pages.ids:
+    if not len(pages):
         reasons = reject_reasons(run.folder, [PAGES])
         raise RecordError(f"no page is left to work on; rejected: {listed(reasons) or 'nothing was read'}; look into {run.root}/rejects")
     return pages
 
 
-def draft_until_enough(run: Run, pages: Index) -> tuple[list[int], Index, Unique]:
+def draft_until_enough(run: Run, pages: Index) -> tuple[Positions, Index, Unique]:
     """Pages through the prompt steps, round after round, until the quota of each branch is met or no page is left."""
     config = run.config
     shares = branch_shares(config.webr)
@@ -155,7 +157,7 @@ def draft_until_enough(run: Run, pages: Index) -> tuple[list[int], Index, Unique
     if config.num_rows is not None:
         targets = {name: math.ceil(count * config.oversample) for name, count in quotas(config.num_rows, shares).items()}
     weights = {source.name: source.weight for source in config.ingest.sources if "weight" in source.model_fields_set} or None
-    selected: list[int] = []
+    selected = np.empty(0, np.int64)
     for _ in range(MAX_ROUNDS):
         known = len(selected)
         selected = select_pages(pages.ids, pages.columns["source"], weights, targets, config.webr, seed=config.seed)
@@ -172,46 +174,37 @@ def draft_until_enough(run: Run, pages: Index) -> tuple[list[int], Index, Unique
     return selected, kept, unique
 
 
-def draft(run: Run, pages: Index, selected: list[int]) -> None:
+def draft(run: Run, pages: Index, selected: Positions) -> None:
     """Every selected page that has no committed outcome walks the prompt steps."""
-    done = committed_ids(run.root, DRAFTS)
-    pending = [position for position in selected if pages.ids[position] not in done]
-    if not pending:
-        return
     config = run.config
-    expect_rows(run.ledger, [pages.ids[position] for position in pending])
-    refs = [RowRef(PAGES, part, tuple(rows)) for part, rows in sorted(pages.by_part(pending).items())]
-    assign = over(WebDocument, partial(webr.assign_branch, config=config.webr, seed=config.seed), WebRDraft)
-    drafts = rows_at(refs, assign, root=run.root, block_rows=config.runtime.block_rows)
     steps = webr.webr_steps(config.webr, seed=config.seed, prompts_dir=config.prompts.dir)
-    answered = ask(drafts, steps, run.ask, root=run.root, ledger=run.ledger)
-    with run.watch.stage("drafts", len(pending), partial(snapshot_of, run.ledger)) as advance:
-        commit_outcomes(
-            answered, WebRDraft, root=run.root, stage=DRAFTS, part_rows=config.runtime.part_rows,
-            on_part=lambda part: advance(part["kept"] + part["rejected"]),
-        )
+    walk(
+        pages, pending_of(run.root, DRAFTS, pages, selected), steps, run.ask, WebRDraft, root=run.root, source=PAGES, into=DRAFTS,
+        title="drafts", ledger=run.ledger, watch=run.watch,
+        start=over(WebDocument, partial(webr.assign_branch, config=config.webr, seed=config.seed), WebRDraft),
+    )
 
 
 def deduplicate(run: Run, kept: Index) -> Unique:
     """One keeper per cluster of near-duplicate drafts; every draft its own keeper where dedup is off."""
     config = run.config.dedup
-    if not config.enabled or not kept.ids:
+    if not config.enabled or not len(kept):
         return Unique(kept.ids, {}, {})
     columns = ("instruction", "response") if config.field == "both" else (config.field,)
     parts = kept.by_part()
-    with run.watch.stage("dedup", len(kept.ids)) as advance:
+    with run.watch.stage("dedup", len(kept)) as advance:
         splits = [DraftPart(part) for part in sorted(parts)]
         sign_stage(splits, partial(_texts, root=run.root, columns=columns), config, root=run.root, on_part=lambda _: None, keep_empty=True)
         clusters = find_clusters(
-            run.root, config, work=f"dedup-{name_of(kept.ids)}", against=config.against, prefer="earlier",
+            run.root, config, work=f"dedup-{name_of(parts)}", against=config.against, prefer="earlier",
             num_planted=config.num_planted, seed=run.config.seed,
-            only={part: np.array(rows, np.int64) for part, rows in parts.items()},
+            only=parts,
         )
         fate = {
             row["row_id"]: Fate(row["keeper"], row["cluster_size"], row["reason"])
             for _, table in CommitLog(run.folder.storage).tables(clusters.stage) for row in table.to_pylist()
         }
-        advance(len(kept.ids))
+        advance(len(kept))
     return Unique(kept.ids, fate, clusters.stats)
 
 
@@ -245,24 +238,27 @@ def _wanted(config: WebRJobConfig, kept: Index, unique: Unique) -> dict[str, int
 def write_rows(run: Run, kept: Index, unique: Unique, wanted: Mapping[str, int]) -> None:
     """The finished rows and the last rejects (near-duplicates, beyond the quota), part by part."""
     config = run.config
-    branch = dict(zip(kept.ids, kept.columns["branch"], strict=True))
-    stays = [row_id for row_id in unique.ids if unique.stays(row_id)]
-    surplus = over_quota(stays, [branch[row_id] for row_id in stays], wanted, seed=config.seed)
+    stay = np.flatnonzero(np.fromiter(map(unique.stays, kept.ids), np.bool_, len(kept)))
+    is_surplus = np.zeros(len(kept), np.bool_)
+    is_surplus[stay] = over_quota(kept.ids.take(stay), kept.columns["branch"].take(stay), wanted, seed=config.seed)
     facts: dict[str, list[Any]] = {}
-    for row_id, part in zip(kept.ids, kept.parts, strict=True):
-        fate = unique.fate.get(row_id, Fate(row_id, 1, ""))
-        facts.setdefault(part, []).append((fate.keeper, fate.cluster_size, fate.reason, row_id in surplus))
+    for row_id, part, surplus in zip(kept.ids, kept.parts, is_surplus, strict=True):
+        fate = unique.fate.get(row_id)
+        facts.setdefault(part, []).append("over_quota" if surplus else fate and (fate.keeper, fate.cluster_size, fate.reason))
     finish = partial(_finish_row, config=config, model=_models(config))
     write_stage(run.root, DRAFTS, ROWS, finish, WebRDraft, InstructionRow, folder="parts", rows=kept.by_part(), facts=facts)
 
 
-def _finish_row(draft: WebRDraft, fate: tuple[str, int, str, bool], *, config: WebRJobConfig, model: str) -> InstructionRow | Rejected:
-    keeper, cluster_size, reason, is_surplus = fate
+def _finish_row(
+    draft: WebRDraft, fate: str | tuple[str, int, str] | None, *, config: WebRJobConfig, model: str,
+) -> InstructionRow | Rejected:
+    """The row, or why it is none. ``fate`` is None for most: no near-duplicates, and within the quota."""
     raw = f"{draft.instruction}\n\n{draft.response}"[: Rejected.RAW_LIMIT]
+    if isinstance(fate, str):
+        return Rejected(draft.row_id, "webr/quota", fate, raw)
+    keeper, cluster_size, reason = fate or (draft.row_id, 1, "")
     if keeper != draft.row_id:
         return Rejected(draft.row_id, "webr/dedup", reason, raw, detail=f'{{"keeper":"{keeper}"}}')
-    if is_surplus:
-        return Rejected(draft.row_id, "webr/quota", "over_quota", raw)
     return webr.to_row_record(draft, config.webr, seed=config.seed, model=model, cluster_size=cluster_size)
 
 
@@ -277,23 +273,12 @@ def rate(run: Run) -> list[dict[str, str | None]] | None:
     num_rated = run.config.analysis.num_rated
     if not num_rated or snapshot_of(run.ledger)["stop_kind"]:
         return None
-    rows = list(_rows(run, ["row_id", "instruction"]))
-    rows.sort(key=lambda row: (draw(run.config.seed, row["row_id"], "webr/rate"), row["row_id"]))
-    chosen = {row["row_id"] for row in rows[:num_rated]} - committed_ids(run.root, RATINGS)
-    if chosen:
-        expect_rows(run.ledger, sorted(chosen))
-        index = index_of(run.root, ROWS, {}, read=[])
-        refs = [
-            RowRef(ROWS, part, tuple(numbers)) for part, numbers in
-            index.by_part([position for position, row_id in enumerate(index.ids) if row_id in chosen]).items()
-        ]
-        to_rate = rows_at(refs, over(InstructionRow, _to_rate, webr.Rated), root=run.root, block_rows=run.config.runtime.block_rows)
-        answered = ask(to_rate, webr.rating_steps(run.config.prompts.dir), run.ask, root=run.root, ledger=run.ledger)
-        with run.watch.stage("ratings", len(chosen), partial(snapshot_of, run.ledger)) as advance:
-            commit_outcomes(
-                answered, webr.Rated, root=run.root, stage=RATINGS, part_rows=run.config.runtime.part_rows,
-                on_part=lambda part: advance(part["kept"] + part["rejected"]),
-            )
+    rows = index_of(run.root, ROWS, {}, read=[])
+    walk(
+        rows, pending_of(run.root, RATINGS, rows, rows.least(num_rated, run.config.seed, "webr/rate")),
+        webr.rating_steps(run.config.prompts.dir), run.ask, webr.Rated, root=run.root, source=ROWS, into=RATINGS, title="ratings",
+        ledger=run.ledger, watch=run.watch, start=over(InstructionRow, _to_rate, webr.Rated),
+    )
     log = CommitLog(run.folder.storage)
     rated: list[dict[str, str | None]] = [row for _, table in log.tables(RATINGS) for row in table.to_pylist()]
     unread = sum(commit.counts["rejected"] for commit in log.read(RATINGS))
@@ -314,10 +299,13 @@ def measure(run: Run, ratings: list[dict[str, str | None]] | None) -> dict[str, 
     analysis = run.config.analysis
     vectors, note = None, "analysis.embedder is null"
     if analysis.embedder is not None:
-        rows = sorted(_rows(run, ["row_id", "instruction"]), key=lambda row: draw(run.config.seed, row["row_id"], "webr/embed"))
+        rows = heapq.nsmallest(
+            analysis.max_embedded, _rows(run, ["row_id", "instruction"]),
+            key=lambda row: draw(run.config.seed, row["row_id"], "webr/embed"),
+        )
         try:
             embedder = build_embedder(analysis.embedder)
-            vectors, note = embedder.embed([row["instruction"] for row in rows[: analysis.max_embedded]]), embedder.name
+            vectors, note = embedder.embed([row["instruction"] for row in rows]), embedder.name
         except EngineDown as err:
             note = str(err)
     records = (from_row(InstructionRow, row) for row in _rows(run))
@@ -326,13 +314,13 @@ def measure(run: Run, ratings: list[dict[str, str | None]] | None) -> dict[str, 
 
 
 def _finish(
-    run: Run, manifest: dict[str, Any], pages: Index, selected: list[int], unique: Unique, wanted: Mapping[str, int],
+    run: Run, manifest: dict[str, Any], pages: Index, selected: Positions, unique: Unique, wanted: Mapping[str, int],
     ratings: list[dict[str, str | None]] | None, snapshot: Mapping[str, Any],
 ) -> Outcome:
     """Manifest, analysis, report and card; all from the run folder's files."""
     config, folder = run.config, run.folder
     funnel = funnel_of(
-        folder, num_pages=len(pages.ids), num_selected=len(selected), unique=unique, num_rows=sum(wanted.values()),
+        folder, num_pages=len(pages), num_selected=len(selected), unique=unique, num_rows=sum(wanted.values()),
     )
     num_rows = sum(wanted.values())
     status = status_of_run(snapshot, num_rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class Fate:
 class Unique:
     """Drafts after near-duplicate removal."""
 
-    ids: list[str]
+    ids: Sequence[str]
     fate: dict[str, Fate]
     """Of those that have near-duplicates."""
     stats: dict[str, Any]

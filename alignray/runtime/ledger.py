@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import ray
 
 from alignray.engine.budget import Budget, BudgetConfig
@@ -58,9 +59,9 @@ class LedgerState:
         self._meter = Meter(root)
         self._tell()
 
-    async def expect(self, row_ids: Sequence[str]) -> None:
+    async def expect(self, row_ids: pa.Array) -> None:
         """Rows that this session will ask for: what earlier sessions journaled for them is read once, now."""
-        again = self._started.intersection(row_ids)
+        again = self._started.intersection(row_ids.to_pylist()) if self._started else set()
         found = await asyncio.to_thread(answers_for, self._storage, again) if again else {}
         self._replay = {row_id: found.get(row_id, {}) for row_id in again}
 
@@ -173,9 +174,9 @@ def start_ledger(root: str, budget: BudgetConfig, *, max_reject_rate: float = 1.
     )
 
 
-def expect_rows(ledger: Any, row_ids: Sequence[str]) -> None:
+def expect_rows(ledger: Any, row_ids: pa.Array) -> None:
     """Tell the ledger which rows will be asked for."""
-    ray.get(ledger.expect.remote(list(row_ids)))
+    ray.get(ledger.expect.remote(row_ids))
 
 
 def snapshot_of(ledger: Any) -> dict[str, Any]:

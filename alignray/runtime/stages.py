@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import ray
@@ -37,7 +39,7 @@ class RowRef:
 
     stage: str
     commit: str
-    rows: tuple[int, ...]
+    rows: npt.NDArray[np.int64]
 
 
 def read_stage(
@@ -95,13 +97,14 @@ def _read_split(
     yield commit(last=True)
 
 
-def committed_ids(root: str, stage: str) -> set[str]:
+def committed_ids(root: str, stage: str) -> pa.Array:
     """Ids of all rows of a stage that need not be done again, kept and rejected."""
     log = CommitLog(Storage(root))
-    return {
-        row_id for role in ("rows", "rejects") for _, table in log.tables(stage, role, ["row_id"])
-        for row_id in table["row_id"].to_pylist()
-    }
+    chunks = [
+        table["row_id"].cast(pa.large_string()).combine_chunks() for role in ("rows", "rejects")
+        for _, table in log.tables(stage, role, ["row_id"])
+    ]
+    return pa.concat_arrays(chunks).unique() if chunks else pa.array([], pa.large_string())
 
 
 def rows_at(refs: Sequence[RowRef], function: Callable[[pa.Table], pa.Table], *, root: str, block_rows: int) -> Dataset:
@@ -109,7 +112,7 @@ def rows_at(refs: Sequence[RowRef], function: Callable[[pa.Table], pa.Table], *,
     num_rows = sum(len(ref.rows) for ref in refs)
     size = max(block_rows, min(READ_ROWS, num_rows // READ_TASKS))
     items = [
-        {"stage": ref.stage, "commit": ref.commit, "rows": list(ref.rows[start : start + size])}
+        {"stage": ref.stage, "commit": ref.commit, "rows": ref.rows[start : start + size].tobytes()}
         for ref in refs for start in range(0, len(ref.rows), size)
     ]
 
@@ -118,11 +121,16 @@ def rows_at(refs: Sequence[RowRef], function: Callable[[pa.Table], pa.Table], *,
         for item in batch.to_pylist():
             table = log.table(log.one(item["stage"], item["commit"]))
             assert table is not None, "only parts with rows are referred to"
-            yield function(table.take(item["rows"]))
+            yield function(_rows_of(table, item["rows"]))
 
     read_rows.__name__ = f"read {refs[0].stage}"
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
     return dataset.map_batches(read_rows, batch_size=1, batch_format="pyarrow", num_cpus=0.25)
+
+
+def _rows_of(table: pa.Table, rows: bytes) -> pa.Table:
+    """Rows of a table by their numbers, which are int64 as they lie in memory: no Python object for each on the driver."""
+    return table.take(pa.array(np.frombuffer(rows, np.int64)))
 
 
 def commit_outcomes(outcomes: Dataset, record: type, *, root: str, stage: str, part_rows: int, on_part: OnPart) -> None:
@@ -154,7 +162,7 @@ def _unnest(batch: pa.Table, column: str, schema: pa.Schema) -> pa.Table:
 
 def scan(
     root: str, stage: str, function: Callable[[str, pa.Table, Any], pa.Table], *, columns: Sequence[str] | None = None,
-    rows: dict[str, list[int]] | None = None, facts: dict[str, Any] | None = None, name: str = "",
+    rows: Mapping[str, npt.NDArray[np.int64]] | None = None, facts: dict[str, Any] | None = None, name: str = "",
 ) -> Iterator[pa.Table]:
     """``function`` over every committed part of a stage, one task each; its tables as they come, in no fixed order.
 
@@ -166,7 +174,7 @@ def scan(
     """
     names = [commit.name for commit in CommitLog(Storage(root)).read(stage) if "rows" in commit.files]
     if rows is not None:
-        names = [name for name in names if rows.get(name)]
+        names = [name for name in names if name in rows]
     if not names:
         return
 
@@ -176,10 +184,10 @@ def scan(
         for item in batch.to_pylist():
             table = log.table(log.one(stage, item["commit"]), columns=columns)
             assert table is not None, "only parts with rows are listed"
-            yield function(item["commit"], table.take(item["rows"]) if item["rows"] else table, orjson.loads(item["facts"]))
+            yield function(item["commit"], _rows_of(table, item["rows"]) if item["rows"] else table, orjson.loads(item["facts"]))
 
     items = [
-        {"commit": name, "rows": rows[name] if rows is not None else [], "facts": orjson.dumps(facts[name] if facts else None)}
+        {"commit": name, "rows": b"" if rows is None else rows[name].tobytes(), "facts": orjson.dumps(facts[name] if facts else None)}
         for name in names
     ]
     dataset = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_READ_TASKS))
@@ -256,7 +264,7 @@ def over(before: type, function: Callable[[Any], Any], after: type) -> Callable[
 
 def write_stage(
     root: str, stage: str, into: str, function: Callable[[Any, Any], Any], before: type, after: type, *, folder: str,
-    rows: dict[str, list[int]], facts: dict[str, list[Any]], clear: bool = True,
+    rows: Mapping[str, npt.NDArray[np.int64]], facts: dict[str, list[Any]], clear: bool = True,
 ) -> None:
     """Rows of a stage into finished rows and rejects, part by part, replacing what an earlier session wrote.
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from alignray.methods.webr.config import WebRConfig
 from alignray.seeding import draw, unit_draw
@@ -70,7 +74,7 @@ def fill(target: int, available: Mapping[str, int], weights: Mapping[str, float]
 def select_pages(
     row_ids: Sequence[str], sources: Sequence[str], weights: Mapping[str, float] | None, targets: Mapping[str, int] | None,
     config: WebRConfig, *, seed: int,
-) -> list[int]:
+) -> npt.NDArray[np.int64]:
     """Positions of the pages to work on, the same whatever their order.
 
     In each branch the pages with the least seeded draw come first, so that a larger target only adds pages.
@@ -79,26 +83,28 @@ def select_pages(
         weights: share of each source; None takes sources as they come.
         targets: pages wanted by branch; None takes all that the weights allow.
     """
-    cells: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    cells: dict[str, dict[str, tuple[array[int], array[int]]]] = {}  # draws and positions: millions, so no objects
     for position, (row_id, source) in enumerate(zip(row_ids, sources, strict=True)):
         name = source if weights is not None else ""
-        cell = cells.setdefault(branch_of(row_id, config, seed=seed), {}).setdefault(name, [])
-        cell.append((draw(seed, row_id, "webr/select"), position))
+        draws, positions = cells.setdefault(branch_of(row_id, config, seed=seed), {}).setdefault(name, (array("Q"), array("q")))
+        draws.append(draw(seed, row_id, "webr/select"))
+        positions.append(position)
     shares = weights or {"": 1.0}
-    chosen: list[int] = []
+    chosen = [np.empty(0, np.int64)]
     for branch, by_source in cells.items():
-        available = {name: len(pages) for name, pages in by_source.items()}
+        available = {name: len(positions) for name, (_, positions) in by_source.items()}
         target = largest_balanced(available, shares) if targets is None else targets.get(branch, 0)
         for name, count in fill(target, available, shares).items():
-            chosen += [position for _, position in sorted(by_source.get(name, []))[:count]]
-    return sorted(chosen)
+            draws, positions = by_source.get(name, (array("Q"), array("q")))
+            chosen.append(np.array(positions)[np.argsort(draws, kind="stable")[:count]])
+    return np.sort(np.concatenate(chosen))
 
 
-def over_quota(row_ids: Sequence[str], branches: Sequence[str], wanted: Mapping[str, int], *, seed: int) -> set[str]:
-    """Ids beyond the wanted number of each branch: those with the largest seeded draw."""
-    surplus: set[str] = set()
+def over_quota(row_ids: Sequence[str], branches: Sequence[str], wanted: Mapping[str, int], *, seed: int) -> npt.NDArray[np.bool_]:
+    """Which rows are beyond the wanted number of their branch: those with the largest seeded draw."""
+    draws = np.fromiter((draw(seed, row_id, "webr/quota") for row_id in row_ids), np.uint64, len(row_ids))
+    surplus = np.zeros(len(row_ids), np.bool_)
     for branch in set(branches):
-        ids = [row_id for row_id, own in zip(row_ids, branches, strict=True) if own == branch]
-        ids.sort(key=lambda row_id: (draw(seed, row_id, "webr/quota"), row_id))
-        surplus.update(ids[wanted.get(branch, 0):])
+        own = np.flatnonzero(np.fromiter((name == branch for name in branches), np.bool_, len(row_ids)))
+        surplus[own[np.argsort(draws[own], kind="stable")[wanted.get(branch, 0):]]] = True
     return surplus
