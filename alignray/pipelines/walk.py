@@ -43,7 +43,7 @@ def walk(
     if not steps:
         steps = [PromptStep(name=f"{into}/unasked", role="nobody", takes=record, build=_nothing, parse=_same)]
         config = config.model_copy(update={"engines": {"none": ScriptedConfig()}, "roles": {"nobody": RoleConfig(engine="none")}})
-    expect_rows(ledger, index.ids.take(positions).array)
+    expect_rows(ledger, lambda: index.ids.take(positions).array)
     refs = [
         RowRef(source if isinstance(source, str) else source[part], part, rows)
         for part, rows in sorted(index.by_part(positions).items())

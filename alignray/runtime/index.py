@@ -72,9 +72,8 @@ class Index:
 
     def without(self, ids: pa.Array, positions: Positions | None = None) -> Positions:
         """Of some positions (all by default) those whose id is not among ``ids``."""
-        positions = self.everywhere() if positions is None else positions
-        is_done: npt.NDArray[np.bool_] = pc.is_in(self.ids.take(positions).array, value_set=ids).to_numpy(zero_copy_only=False)
-        return positions[~is_done]
+        is_left: npt.NDArray[np.bool_] = ~pc.is_in(self.ids.array, value_set=ids).to_numpy(zero_copy_only=False)
+        return np.flatnonzero(is_left) if positions is None else positions[is_left[positions]]
 
     def everywhere(self) -> Positions:
         """The position of every row."""
@@ -105,14 +104,16 @@ def index_of(root: str, stage: str, columns: dict[str, Callable[[pa.Table], pa.A
 
     def describe(part: str, table: pa.Table, _facts: None) -> pa.Table:
         return pa.table({
-            "row_id": table["row_id"].cast(pa.large_string()), "part": pa.array([part] * len(table), pa.string()),
-            "row": pa.array(range(len(table)), pa.int64()), **{name: function(table) for name, function in columns.items()},
+            "row_id": table["row_id"].cast(pa.large_string()), "row": pa.array(range(len(table)), pa.int64()),
+            "part": pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), [part]),
+            **{name: function(table).dictionary_encode() for name, function in columns.items()},
         })
 
-    tables = [_encoded(table, ["part", *columns]) for table in scan(root, stage, describe, columns=sorted({"row_id", *read}))]
+    tables = list(scan(root, stage, describe, columns=sorted({"row_id", *read})))
     if not tables:
         return Index.of([], [], [], {name: [] for name in columns})
     table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    tables.clear()
     part = table["part"].chunk(0)
     rank = np.argsort(np.argsort(np.array(part.dictionary.to_pylist())))  # of each part by its name
     keys = pa.table({"row_id": table["row_id"], "part": rank[part.indices.to_numpy()], "row": table["row"]})
@@ -120,15 +121,9 @@ def index_of(root: str, stage: str, columns: dict[str, Callable[[pa.Table], pa.A
     ids = table["row_id"].chunk(0).take(order)
     is_first = np.ones(len(ids), np.bool_)
     is_first[1:] = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy(zero_copy_only=False)
-    order = order.filter(pa.array(is_first))
+    if not is_first.all():
+        order, ids = order.filter(pa.array(is_first)), ids.filter(pa.array(is_first))
     return Index(
-        Strings(ids.filter(pa.array(is_first))), Strings(part.take(order)), table["row"].chunk(0).take(order).to_numpy(),
+        Strings(ids), Strings(part.take(order)), table["row"].chunk(0).take(order).to_numpy(),
         {name: Strings(table[name].chunk(0).take(order)) for name in columns},
     )
-
-
-def _encoded(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The table with each different value of some columns once."""
-    for name in names:
-        table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
-    return table

@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -61,9 +61,13 @@ class LedgerState:
 
     async def expect(self, row_ids: pa.Array) -> None:
         """Rows that this session will ask for: what earlier sessions journaled for them is read once, now."""
-        again = self._started.intersection(row_ids.to_pylist()) if self._started else set()
+        again = self._started.intersection(row_ids.to_pylist())
         found = await asyncio.to_thread(answers_for, self._storage, again) if again else {}
         self._replay = {row_id: found.get(row_id, {}) for row_id in again}
+
+    async def has_begun(self) -> bool:
+        """Whether any row was begun before: else there is nothing to expect."""
+        return bool(self._started)
 
     async def begin(self, row_ids: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
         """Announce rows; returns what the journal already holds for them.
@@ -174,9 +178,10 @@ def start_ledger(root: str, budget: BudgetConfig, *, max_reject_rate: float = 1.
     )
 
 
-def expect_rows(ledger: Any, row_ids: pa.Array) -> None:
-    """Tell the ledger which rows will be asked for."""
-    ray.get(ledger.expect.remote(row_ids))
+def expect_rows(ledger: Any, row_ids: Callable[[], pa.Array]) -> None:
+    """Tell the ledger which rows will be asked for, if it may know any."""
+    if ray.get(ledger.has_begun.remote()):
+        ray.get(ledger.expect.remote(row_ids()))
 
 
 def snapshot_of(ledger: Any) -> dict[str, Any]:
