@@ -15,7 +15,7 @@ it. There is no mark; ``ratio`` is the mean edit success of the LTE models over 
 edit success and portability are both ahead of ICE in the mean over seeds (the thesis' order).
 
     python bench/lte_works.py --model models/smollm2 --data ../shared/data [--quick] [--seeds N] [--records N] [--scale X]
-        [--keep FOLDER]
+        [--no-stream] [--general N] [--keep FOLDER]
 """
 
 from __future__ import annotations
@@ -105,14 +105,14 @@ def training_config(model: Path, rows: Path, seed: int, *, lora: bool, quick: bo
 
 
 def evaluation_config(
-    data: Path, model: Path, trained: dict[str, dict[str, Any]], records: int, embedder: str, limit: float,
+    data: Path, model: Path, trained: dict[str, dict[str, Any]], records: int, stream: bool, embedder: str, limit: float,
 ) -> dict[str, Any]:
     """Every method on the same records."""
     bare = {"path": str(model), "dtype": "float32", "max_batch": 32}
     test = {"form": "zsre_knowedit", "paths": [str(data / "edit" / "knowedit_zsre_test.jsonl.gz")]}
     return {
         "embedder": embedder, "input": {"edits": [test], "max_records": records},
-        "editing": {"batch": [10, records], "stream": [records]},
+        "editing": {"batch": [10, records], "stream": [records] if stream else []},
         "lte": {"evaluation": {"sequential": "final", "fluency": "thesis"}}, "write": {"max_new_tokens": 40},
         "methods": {
             "bare": {"kind": "bare", "model": bare}, "ice": {"kind": "ice", "model": bare},
@@ -120,6 +120,27 @@ def evaluation_config(
             "ft-l": {"kind": "fine_tune", "model": bare, "fine_tune": {"max_change": limit}},
             **{name: {"kind": "lte", "model": bare | given} for name, given in trained.items()},
         },
+    }
+
+
+def general_config(data: Path, folder: Path, model: Path, trained: dict[str, dict[str, Any]], items: int) -> dict[str, Any]:
+    """What the models of the first seed can do without any edit: IFEval's first prompts (rules), OpenBookQA's first questions (a letter)."""
+    ifeval, questions = folder / "ifeval.jsonl", folder / "openbookqa.jsonl"
+    with open(data / "ifeval" / "input_data.jsonl") as lines:
+        ifeval.write_text("".join(itertools.islice(lines, items)))
+    with gzip.open(data / "qa" / "openbookqa_test.jsonl.gz", "rt") as lines:
+        questions.write_text("".join(itertools.islice(lines, items)))
+    models = {"base": {}} | {name: given for name, given in trained.items() if name.endswith("-0")}
+    engines = {
+        name: {"kind": "transformers", "model": given.get("path", str(model)), "adapters": given.get("adapters", []), "threads": 1}
+        for name, given in models.items()
+    }
+    return {
+        "benchmarks": [
+            {"kind": "ifeval", "prompts": str(ifeval), "max_new_tokens": 160},
+            {"kind": "choice", "format": "openbookqa", "tasks": {"openbookqa": str(questions)}, "max_new_tokens": 12},
+        ],
+        "candidates": {name: {"engine": name, "temperature": 0.0} for name in models}, "engines": engines,
     }
 
 
@@ -149,10 +170,13 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=100)
     parser.add_argument("--scale", type=float, default=0.02, help="of Table C.1's 60,000 examples")
     parser.add_argument("--limit", type=float, default=5e-4)
+    parser.add_argument("--no-stream", dest="stream", action="store_false", help="single edits and batches only: two thirds of the time")
+    parser.add_argument("--general", type=int, default=60, help="items of each general benchmark; 0: none")
     parser.add_argument("--keep", type=Path, default=None, help="work there, and go on there after a stop")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     seeds, records, scale = (1, 4, 0.0004) if given.quick else (given.seeds, given.records, given.scale)
+    items = min(given.general, 4) if given.quick else given.general
     data, model, embedder = given.data.resolve(), given.model.resolve(), given.embedder or minilm()
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
@@ -177,8 +201,10 @@ def main() -> None:
         names = {"bare": ["bare"], "ice": ["ice"], "ft": ["ft"], "ft-l": ["ft-l"]}
         names |= {kind: [f"{kind}-{seed}" for seed in range(seeds)] for kind in ("lte", "lte-lora")}
         methods = {f"lte-lora-{seed}" if lora else f"lte-{seed}": found for (seed, lora), found in models.items()}
-        config = written(folder / "evaluation.json", evaluation_config(data, model, methods, records, embedder, given.limit))
+        config = written(folder / "evaluation.json", evaluation_config(data, model, methods, records, given.stream, embedder, given.limit))
         outcome = alignray("edit-eval", config, "--run", str(folder / "evaluation"))
+        config = written(folder / "general.json", general_config(data, folder, model, methods, items))
+        general = alignray("evaluate", config, "--run", str(folder / "general"))["figures"] if items else {}
     evaluation = outcome["evaluation"]
     settings = sorted({(one["mode"], one["size"], one["when"]) for one in evaluation["figures"]}, key=lambda one: (one[0] != "single", one))
     table(evaluation, names, settings)
@@ -188,6 +214,10 @@ def main() -> None:
     for one in evaluation["retrieval"]:
         if one["method"] == "ice" and one["source"] == "zsre":
             print(f"{one['mode']} {one['size']} {one['aspect']}: precision at {one['k']} {one['precision']:.3f}, hit {one['hit']:.3f}")
+    for name, benchmarks in general.items():
+        whole = [one for figures in benchmarks.values() for one in figures if not one["category"] and one["value"] is not None]
+        cells = (f"{one['metric']} {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for one in whole)
+        print(f"without edits, {items} items each: {name}: " + "; ".join(cells))
     single = {(one["method"], one["metric"]): one["mean"] for one in evaluation["figures"]
               if one["source"] == "zsre" and one["mode"] == "single" and one["measure"] == "token"}
     ours = {metric: statistics.fmean(single[run, metric] for run in names["lte"]) for metric in ("edit_success", "portability")}
