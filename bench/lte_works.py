@@ -124,9 +124,9 @@ def evaluation_config(
 
 
 def general_config(data: Path, folder: Path, model: Path, trained: dict[str, dict[str, Any]], items: int) -> dict[str, Any]:
-    """What the models of the first seed can do without any edit: IFEval's first prompts (rules), OpenBookQA's first questions (a letter)."""
+    """What the first seed's models can do without any edit: IFEval's first prompts (rules), OpenBookQA's questions (a letter)."""
     ifeval, questions = folder / "ifeval.jsonl", folder / "openbookqa.jsonl"
-    with open(data / "ifeval" / "input_data.jsonl") as lines:
+    with (data / "ifeval" / "input_data.jsonl").open() as lines:
         ifeval.write_text("".join(itertools.islice(lines, items)))
     with gzip.open(data / "qa" / "openbookqa_test.jsonl.gz", "rt") as lines:
         questions.write_text("".join(itertools.islice(lines, items)))
