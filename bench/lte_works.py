@@ -117,7 +117,7 @@ def evaluation_config(
         "methods": {
             "bare": {"kind": "bare", "model": bare}, "ice": {"kind": "ice", "model": bare},
             "ft": {"kind": "fine_tune", "model": bare},
-            "ft-l": {"kind": "fine_tune", "model": bare, "fine_tune": {"max_change": limit}},
+            **({"ft-l": {"kind": "fine_tune", "model": bare, "fine_tune": {"max_change": limit}}} if limit else {}),
             **{name: {"kind": "lte", "model": bare | given} for name, given in trained.items()},
         },
     }
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--records", type=int, default=100)
     parser.add_argument("--scale", type=float, default=0.02, help="of Table C.1's 60,000 examples")
-    parser.add_argument("--limit", type=float, default=5e-4)
+    parser.add_argument("--limit", type=float, default=5e-4, help="of FT-L; 0 leaves it out")
     parser.add_argument("--no-stream", dest="stream", action="store_false", help="single edits and batches only: two thirds of the time")
     parser.add_argument("--general", type=int, default=60, help="items of each general benchmark; 0: none")
     parser.add_argument("--keep", type=Path, default=None, help="work there, and go on there after a stop")
