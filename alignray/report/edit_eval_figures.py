@@ -144,6 +144,7 @@ def read_results(run: RunFolder) -> Results:
             one["mean"], se if is_number(se) else None, records if is_number(records) else None)
     kept = dict(list(methods.items())[:MAX_METHODS])
     sources = sorted({source for _, source, _, _, _ in figures}, key=source_order)
+    sources = [source for source in sources if source != ALL] if len(sources) == 2 else sources  # one data set is all of them
     return Results(kept, sources, {key: figure for key, figure in figures.items() if key[0] in kept})
 
 

@@ -23,7 +23,7 @@ from alignray.report.edit_eval_figures import (
     source_title,
     time_rows,
 )
-from alignray.report.eval_charts import NUM_COLOURS
+from alignray.report.eval_charts import tone
 from alignray.report.page import MISSING, amount, cut, frame, is_number, labelled, mapping, number, percent
 from alignray.report.run_folder import RunFolder, lookup, num_rows, reject_reasons
 from alignray.report.webr_page import rows_and_cost, throughput, usage
@@ -52,7 +52,7 @@ def edit_eval_page(run: RunFolder) -> dict[str, Any]:
     return {
         **frame(run, tiles=_tiles(run, results), facts=facts, rejects=reject_reasons(run)),
         "notes": [message] if isinstance(message, str) and message else [],
-        "legend": [(f"f{place % NUM_COLOURS}", name) for place, name in enumerate(results.methods)],
+        "legend": [(f"f{tone(place)}", name) for place, name in enumerate(results.methods)],
         "families": list(FAMILIES.items()), "sources": [source_title(source) for source in results.sources],
         "results": [table for source in results.sources if (table := metric_table(results, source, single))],
         "datasets": dataset_rows(run), "curves": curve_views(results), "radars": radars(results),

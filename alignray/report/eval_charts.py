@@ -23,6 +23,11 @@ _APART = 24
 """Between labels of an x axis, at least."""
 
 
+def tone(number: int) -> str:
+    """End of the classes f... and s... for the curve of a number: its colour, and beyond the sixth " again", which dashes and lightens."""
+    return f"{number % NUM_COLOURS}{' again' * (number >= NUM_COLOURS)}"
+
+
 @dataclass(frozen=True)
 class Point:
     """A value over x with its interval. None: nothing was measured, or there is no interval."""
@@ -108,11 +113,11 @@ def _band(plot: Plot, curve: Curve) -> Markup:
             there = [f"{plot.x(point.x):.1f} {plot.y(_within(point.high or 0, plot)):.1f}" for point in run]
             back = [f"{plot.x(point.x):.1f} {plot.y(_within(point.low or 0, plot)):.1f}" for point in reversed(run)]
             paths.append(f"M{'L'.join([*there, *back])}Z")
-    return Markup('<path class="band f{}" d="{}"/>').format(curve.number % NUM_COLOURS, "".join(paths)) if paths else Markup("")
+    return Markup('<path class="band f{}" d="{}"/>').format(tone(curve.number), "".join(paths)) if paths else Markup("")
 
 
 def _curve(plot: Plot, curve: Curve) -> Markup:
-    colour = curve.number % NUM_COLOURS
+    colour = tone(curve.number)
     paths, dots = [], []
     for run in _runs(curve.points, is_band=False):
         places = [(plot.x(point.x), plot.y(_within(point.value or 0, plot))) for point in run]
@@ -123,7 +128,7 @@ def _curve(plot: Plot, curve: Curve) -> Markup:
     return Markup("").join([line, *dots])
 
 
-def _dot(x: float, y: float, colour: int, tip: str) -> Markup:
+def _dot(x: float, y: float, colour: str, tip: str) -> Markup:
     return Markup('<circle class="dot f{}" cx="{:.1f}" cy="{:.1f}" r="3.5"><title>{}</title></circle>').format(colour, x, y, tip)
 
 
@@ -175,7 +180,7 @@ def _spoke_label(category: str, angle: float) -> Markup:
 
 
 def _shape(profile: Profile, angles: Mapping[str, float], limit: float) -> Markup:
-    colour = profile.number % NUM_COLOURS
+    colour = tone(profile.number)
     known = {category: value for category, value in profile.values.items() if value is not None}
     places = [_at(angle, known[category] / limit) if category in known else None for category, angle in angles.items()]
     whole = [place for place in places if place is not None]
@@ -239,7 +244,7 @@ def _x(value: float, marks: Sequence[float]) -> float:
 def _bar(bar: Bar, y: float, marks: Sequence[float], group: str) -> Markup:
     if bar.value is None:
         return Markup("")
-    colour, tip = bar.number % NUM_COLOURS, f"{bar.label}, {group}: {text_of(bar.value, bar.low, bar.high)}"
+    colour, tip = tone(bar.number), f"{bar.label}, {group}: {text_of(bar.value, bar.low, bar.high)}"
     dot = _dot(_x(bar.value, marks), y, colour, tip)
     if bar.low is None or bar.high is None:
         return dot

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from alignray.report.eval_charts import Bar, Curve, Point, Profile, figure, interval_bars, level_curves, radar, text_of
+from alignray.report.eval_charts import Bar, Curve, Point, Profile, figure, interval_bars, level_curves, radar, text_of, tone
 from alignray.report.page import MISSING, is_number, labelled, mapping, number, percent
 from alignray.report.run_folder import RunFolder
 from alignray.schema import Figure
@@ -280,7 +280,7 @@ def benchmark_section(results: Results, benchmark: str) -> dict[str, Any]:
 
 def legend(candidates: Sequence[str]) -> list[tuple[str, str]]:
     """Colour and name of every candidate."""
-    return [(f"s{place % 6}", name) for place, name in enumerate(candidates)]
+    return [(f"s{tone(place)}", name) for place, name in enumerate(candidates)]
 
 
 def _figure_table(results: Results, benchmark: str) -> dict[str, Any]:

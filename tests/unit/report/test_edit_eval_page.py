@@ -20,6 +20,7 @@ from alignray.report.card import write_card
 from alignray.report.edit_eval_card import COLUMNS
 from alignray.report.edit_eval_figures import facts_in, metric_table, read_cases, read_results
 from alignray.report.edit_eval_page import MAX_CASES, MAX_QUERIES, case_list, edit_eval_page
+from alignray.report.eval_charts import NUM_COLOURS, tone
 from alignray.report.html import write_report
 from alignray.report.run_folder import read_run
 from alignray.schema import EditScore, table_of
@@ -526,3 +527,8 @@ def test_the_rows_load_as_a_dataset(run_dir: Path, tmp_path: Path) -> None:
     files = {"test": str(run_dir / "parts" / "*.parquet")}
     rows = datasets.load_dataset("parquet", data_files=files, split="test", cache_dir=str(tmp_path))
     assert rows.num_rows == 2160 and set(rows.column_names) == set(COLUMNS)
+
+
+def test_more_methods_than_colours_are_told_apart() -> None:
+    tones = [tone(number) for number in range(2 * NUM_COLOURS)]
+    assert len(set(tones)) == len(tones) and tones[NUM_COLOURS] == f"{tones[0]} again"
